@@ -1,0 +1,40 @@
+# make quickstart: set up, run the default study, name its report.   make test: set up, run all tests.
+# Both may be repeated and cost nothing that is done already.
+
+PYTHON ?= python3
+CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: quickstart test install lint clean
+
+quickstart: $(VENV)/installed
+	snakemake --cores $(CORES)
+	@echo "The report: $(abspath results/studies)/quickstart/report.html"
+
+test: $(VENV)/installed-test lint
+	python -m pytest -n $(CORES)
+
+lint: $(VENV)/installed-test
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+install: $(VENV)/installed
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "allround needs Python 3.11 or newer, this is %d.%d" % sys.version_info[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
+	pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .snakemake

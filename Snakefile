@@ -1,0 +1,26 @@
+"""allround: deep active learning as a DAG of cached files.
+
+snakemake --cores 4                                      the study that config/config.yaml names
+snakemake --cores 4 --config study=fashion-mnist-cpu     another one, by name or by path
+"""
+
+from snakemake.utils import min_version
+
+min_version("9.20")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"  # checks the configuration, knows identities and paths
+include: "workflow/rules/data.smk"  # sources -> dataset.h5 -> seed set
+include: "workflow/rules/train.smk"  # train -> embed, round after round
+include: "workflow/rules/query.smk"  # query -> label, round after round
+include: "workflow/rules/report.smk"  # tables, figures, report.html
+
+
+rule all:
+    """Everything that the study asks for."""
+    default_target: True
+    input:
+        STUDY_DIR + "/report.html",

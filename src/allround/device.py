@@ -1,0 +1,41 @@
+"""Where a stage computes, and how exactly: the device, threads, determinism and precision."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from allround.errors import AllroundError
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself bit by bit; read when CUDA starts
+
+import torch
+
+
+def choose(name: str = "auto", threads: int = 1) -> torch.device:
+    """The device called "auto", "cpu", "cuda" or "cuda:N", with the process set up so that a job repeats itself.
+
+    threads: threads of the CPU; results on a CPU may depend on their number in the last bit
+    AllroundError: no such device here
+
+    On CUDA float32 products use TF32 (10 bits of mantissa, sums in float32), cuDNN keeps to deterministic algorithms.
+    """
+    if threads < 1:
+        raise AllroundError(f"--threads {threads}: allowed: whole numbers from 1.")
+    torch.set_num_threads(threads)
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise AllroundError(f"device '{name}' is unknown; allowed: auto, cpu, cuda, cuda:N.")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        built = "sees no GPU (nvidia-smi shows what is there)" if torch.version.cuda else "was built without CUDA"
+        raise AllroundError(f"device '{name}': this PyTorch {built}; use device: cpu or auto, or install a CUDA build.")
+    device = torch.device(name if ":" in name else f"cuda:{torch.cuda.current_device()}")
+    if device.index >= torch.cuda.device_count():
+        raise AllroundError(f"device '{name}': this machine shows {torch.cuda.device_count()} GPUs, numbered from 0.")
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False  # its choice of algorithm depends on timings
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = True
+    return device

@@ -1,0 +1,172 @@
+"""What every stage does around its work: the command line, errors in one line, what the job cost."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import platform
+import resource
+import sys
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from allround import __version__
+from allround.artifacts import identity_of, write_text
+from allround.errors import AllroundError
+from allround.locks import wait_for_orphan
+
+
+def run_stage(
+    work: Callable[..., dict | None],
+    *,
+    inputs: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    outputs: Sequence[str],
+    repeated: Sequence[str] = (),
+    numbers: Sequence[str] = (),
+) -> None:
+    """Run one stage from its command line and exit.
+
+    work: called with a Path for every name in inputs, optional (or None) and outputs, a list of Paths for every name
+        in repeated, a float (or None) for every name in numbers (limits, which never change what a finished artifact
+        holds), and identity, device, threads; what it returns is added to the cost file
+    """
+    arguments = vars(_parser(work, (*inputs, *outputs), optional, repeated, numbers).parse_args())
+    stage, cost = _stage_name(work), arguments.pop("cost")
+    started, wall = datetime.now(UTC), time.perf_counter()
+    try:
+        _check_identity(arguments["identity"], stage)
+        if wait_for_orphan() and _finished([arguments[name] for name in outputs], cost, arguments["identity"]):
+            return
+        for name in outputs:
+            _check_free(arguments[name], arguments["identity"])
+        facts = work(**arguments) or {}
+        if cost:
+            write_text(cost, json.dumps(_cost(stage, started, time.perf_counter() - wall, facts), indent=1) + "\n")
+    except Exception as error:
+        message = explain(error)
+        if message is None:
+            raise
+        sys.exit(f"allround {stage}: {message}")
+
+
+def seed_sequence(identity: str) -> np.random.SeedSequence:
+    """The job's own stream of random numbers: independent between stages and rounds, equal for every strategy."""
+    job = json.loads(identity)
+    return np.random.SeedSequence(
+        entropy=job["cell"]["seed"], spawn_key=(zlib.crc32(job["stage"].encode()), job["cell"].get("round", 0))
+    )
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an error that its reader can mend; None for a bug, whose traceback should be seen."""
+    if isinstance(error, AllroundError):
+        return str(error)
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which this module does not import
+        return (
+            "out of GPU memory; use a smaller batch_size in config/catalogue/learners.yaml, fewer GPU slots "
+            "(--resources gpu=1), or device: cpu in config/config.yaml."
+        )
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error or 'no size given'}); run fewer jobs at once (--cores) or use a smaller dataset."
+    if isinstance(error, OSError):
+        name = error.filename or ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "errno = 28" in str(error) or "No space left" in str(error):
+            return f"disk full {name}: free some space; the same command then goes on where it stopped."
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, PermissionError):
+            return f"no permission to write or read {name or error}: check its owner and mode, or the mount."
+    return None
+
+
+def _stage_name(work: Callable) -> str:
+    return Path(work.__code__.co_filename).stem
+
+
+def _parser(work: Callable, files: Sequence, optional: Sequence, repeated: Sequence, numbers: Sequence):
+    doc = sys.modules[work.__module__].__doc__
+    parser = argparse.ArgumentParser(f"python -m allround.stages.{_stage_name(work)}", description=doc)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    for name in files:
+        parser.add_argument(_flag(name), type=Path, required=True, metavar="FILE")
+    for name in optional:
+        parser.add_argument(_flag(name), type=Path, nargs="?", metavar="FILE")
+    for name in repeated:
+        parser.add_argument(_flag(name), type=Path, nargs="*", default=[], metavar="FILE")
+    for name in numbers:
+        parser.add_argument(_flag(name), type=float, metavar="NUMBER")
+    parser.add_argument("--cost", type=Path, metavar="FILE", help="where to write what the job cost (JSON)")
+    parser.add_argument("--identity", required=True, metavar="JSON", help="cell and settings of the job")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads on the CPU")
+    return parser
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_identity(identity: str, stage: str) -> None:
+    try:
+        job = json.loads(identity)
+        found = job["stage"], job["cell"], job["settings"]
+    except (ValueError, KeyError, TypeError):
+        raise AllroundError(
+            "--identity is not the JSON of a job; needed: stage, cell and settings (snakemake -n -p prints them)."
+        ) from None
+    if found[0] != stage:
+        raise AllroundError(f"--identity is for stage '{found[0]}', this is stage '{stage}'.")
+
+
+def _finished(outputs: list[Path], cost: Path | None, identity: str) -> bool:
+    """Whether all outputs are there and those that can tell were made under this identity."""
+    found = {identity_of(path) for path in outputs} - {None}
+    return found == {identity} and all(path.exists() for path in (*outputs, *([cost] if cost else [])))
+
+
+def _check_free(path: Path, identity: str) -> None:
+    """Nothing made by another configuration is overwritten (Snakemake removes what it has decided to remake)."""
+    if (found := identity_of(path)) and found != identity:
+        raise AllroundError(f"{path}: was made by another configuration; delete it or write elsewhere.")
+
+
+def _cost(stage: str, started: datetime, seconds: float, facts: dict) -> dict:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    torch = sys.modules.get("torch")
+    on_gpu = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
+    cost = {
+        "stage": stage,
+        "seconds": round(seconds, 4),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 4),
+        "peak_memory_mb": round(usage.ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20), 1),
+        "peak_gpu_memory_mb": round(torch.cuda.max_memory_allocated() / 1e6, 1) if on_gpu else None,
+        "device": "cuda" if on_gpu else "cpu",
+        "device_name": torch.cuda.get_device_name() if on_gpu else _processor(),
+        "host": platform.node(),
+        "started": started.isoformat(timespec="seconds"),
+        "versions": {"allround": __version__, "python": platform.python_version(), **_versions()},
+        **facts,
+    }
+    if cost.get("images"):
+        cost["images_per_second"] = round(cost["images"] / max(seconds, 1e-9), 1)
+    return cost
+
+
+def _versions() -> dict[str, str]:
+    packages = ("numpy", "torch", "h5py", "pandas", "torchvision", "timm")
+    return {name: sys.modules[name].__version__ for name in packages if name in sys.modules}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"

@@ -1,0 +1,64 @@
+"""Features and logits of many images, block by block: neither images nor outputs have to fit in memory together.
+
+BatchNorm and dropout are in evaluation mode and nothing is augmented. Arithmetic is float32 (TF32 products on a GPU),
+whatever the precision of the training: strategies rank by differences between logits that bfloat16 would round away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from allround.errors import AllroundError
+from allround.learners.augmentation import moments, normalise
+from allround.learners.model import Classifier
+
+PIXELS = {"cpu": 2**18, "cuda": 2**21}  # of one block, which bounds the memory that activations take
+MOST = 2048  # images of one block
+FLOAT16_MAX = 65504.0
+
+
+def outputs(
+    model: Classifier, images: Any, *, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield (start, features (b, d) float32, logits (b, c) float32) for consecutive blocks of images.
+
+    model: on the device; images: (n, h, w, c) uint8, an array or a memmap of which one block at a time is read
+    On a GPU the next block is read and copied while the device computes.
+    AllroundError: an output is not a number
+    """
+    n, height, width, _ = images.shape
+    block = min(MOST, max(1, PIXELS[device.type] // (height * width)))
+    scale = moments(mean, std, device)
+    model.eval()
+    pending = None
+    with torch.inference_mode():
+        for start in range(0, n, block):
+            raw = torch.from_numpy(np.ascontiguousarray(images[start : start + block]))
+            if device.type == "cuda":
+                raw = raw.pin_memory().to(device, non_blocking=True)
+            current = (start, *model.outputs(normalise(raw, *scale)))
+            if pending:
+                yield _finished(*pending)
+            pending = current
+        if pending:
+            yield _finished(*pending)
+
+
+def _finished(start: int, features: torch.Tensor, logits: torch.Tensor) -> tuple[int, np.ndarray, np.ndarray]:
+    """Outputs on the host; waits for the device."""
+    features, logits = features.float().cpu().numpy(), logits.float().cpu().numpy()
+    if np.isnan(features).any() or not np.isfinite(logits).all():
+        raise AllroundError(
+            f"the model's outputs for images {start} to {start + len(logits) - 1} are not finite: its training "
+            "diverged; lower the learner's lr, then delete the checkpoint and run again."
+        )
+    return start, features, logits
+
+
+def half(features: np.ndarray) -> np.ndarray:
+    """Features as float16, clamped to its range: finite whatever the network's scale."""
+    return np.clip(features, -FLOAT16_MAX, FLOAT16_MAX).astype(np.float16)

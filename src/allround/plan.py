@@ -1,0 +1,85 @@
+"""The identity of every job of a study.
+
+A job's identity contains the digests of the identities of its inputs, back to the dataset: a change anywhere changes
+the identities of exactly the jobs that it reaches, whatever files are there and whatever their times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+from allround import datasets, learners
+from allround.identity import canonical, identity
+from allround.layout import Cell
+from allround.study import Study
+
+
+@cache
+def dataset(study: Study, name: str) -> str:
+    """Identity of results/datasets/<name>.h5."""
+    entry = study.datasets[name]
+    modules = [datasets.module(entry["source"])]
+    return identity("dataset", cell={"dataset": name}, settings=entry, inputs={}, modules=modules)
+
+
+@cache
+def labels(study: Study, cell: Cell) -> str:
+    """Identity of a cell's labels.csv: the seed set in round 0, then what the oracle said to the last query."""
+    inputs = {"dataset": dataset(study, cell.dataset)}
+    if cell.round == 0:
+        settings = {key: study.start[key] for key in ("size", "by")}
+        return identity("seed_set", cell=cell.home.as_dict(), settings=settings, inputs=inputs)
+    for number in range(1, cell.round):
+        labels(study, replace(cell, round=number))  # oldest first: a study of many rounds must not recurse deeply
+    inputs |= {"labels": labels(study, cell.previous.home), "query": query(study, cell.previous)}
+    return identity("label", cell=cell.as_dict(), settings={}, inputs=inputs)
+
+
+@cache
+def train(study: Study, cell: Cell) -> str:
+    """Identity of a cell's checkpoint.pt and metrics.json."""
+    settings = study.learners[cell.learner]
+    inputs = {"dataset": dataset(study, cell.dataset), "labels": labels(study, cell)}
+    if warm(study, cell):
+        inputs["previous"] = train(study, cell.previous.home)
+    modules = learners.modules(settings)
+    return identity("train", cell=cell.as_dict(), settings=settings, inputs=inputs, modules=modules)
+
+
+def warm(study: Study, cell: Cell) -> bool:
+    """Whether a cell's training goes on from the weights of the round before."""
+    return cell.round > 0 and study.learners[cell.learner]["initialisation"] == "warm"
+
+
+@cache
+def embed(study: Study, cell: Cell, view: str) -> str:
+    """Identity of a cell's pool/<view>.h5."""
+    inputs = {"dataset": dataset(study, cell.dataset), "checkpoint": train(study, cell)}
+    modules = learners.modules(study.learners[cell.learner])
+    settings = {"view": view}
+    return identity("embed", cell={**cell.as_dict(), "view": view}, settings=settings, inputs=inputs, modules=modules)
+
+
+@cache
+def query(study: Study, cell: Cell) -> str:
+    """Identity of a cell's query.csv."""
+    entry = study.strategies[study.arms[cell.arm]]
+    settings = {"strategy": entry["strategy"], "hyperparameters": entry["hyperparameters"], "budget": study.budget}
+    inputs = {"labels": labels(study, cell.home)}
+    inputs |= {view: embed(study, cell.home, view) for view in entry["needs"]}
+    modules = [f"allround.strategies.{entry['strategy']}"]
+    return identity("query", cell=cell.as_dict(), settings=settings, inputs=inputs, modules=modules)
+
+
+@cache
+def collect(study: Study) -> str:
+    """Identity of a study's tables."""
+    cells = canonical([train(study, cell) for cell in study.cells()])
+    return identity("collect", cell={}, settings={"study": study.as_dict()}, inputs={"cells": cells})
+
+
+@cache
+def report(study: Study) -> str:
+    """Identity of a study's figures and report."""
+    return identity("report", cell={}, settings={"study": study.as_dict()}, inputs={"tables": collect(study)})

@@ -1,0 +1,49 @@
+"""query: the examples that a strategy wants labelled next.
+
+The views are files named after what they hold (outputs.h5, ...); a strategy without NEEDS gets none.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from allround import strategies
+from allround.artifacts import read_dataset, read_labels, same_dataset, write_query
+from allround.job import run_stage, seed_sequence
+from allround.pool import Pool
+
+
+def query(
+    *, dataset: Path, labels: Path, views: list[Path], query: Path, identity: str, device: str, threads: int
+) -> dict:
+    """Write query.csv: the picks of the strategy in the job's settings, best first."""
+    job = json.loads(identity)
+    settings = job["settings"]
+    place = {key: job["cell"][key] for key in ("dataset", "learner", "start", "seed", "round")}
+    data = read_dataset(dataset, place["dataset"])
+    same_dataset(labels, read_labels(labels, expect=place).digest, dataset, data.digest)
+    pool = Pool.open(
+        {path.stem: path for path in views},
+        labels,
+        device=_device(device, threads) if views else "cpu",
+        size=len(data.train.labels),
+        expect=place,
+    )
+    rng = np.random.default_rng(seed_sequence(identity))
+    picks = strategies.run(settings["strategy"], pool, settings["budget"], rng, **settings["hyperparameters"])
+    write_query(query, picks.index, picks.score, identity=identity, digest=data.digest)
+    return {"images": len(pool), "device": str(pool.device)}
+
+
+def _device(name: str, threads: int) -> str:
+    """The device that tensors are put on; imports torch, which strategies without views do not need."""
+    from allround.device import choose
+
+    return str(choose(name, threads=threads))
+
+
+if __name__ == "__main__":
+    run_stage(query, inputs=("dataset", "labels"), repeated=("views",), outputs=("query",))

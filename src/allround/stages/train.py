@@ -1,0 +1,124 @@
+"""Train a learner on a round's labelled set, and test it.
+
+dataset.h5 + labels.csv (+ checkpoint.pt of the round before, for a learner with a warm start)
+    -> checkpoint.pt (weights, and what rebuilds the model) + metrics.json (of the test set)
+
+Prints its progress. Killed, it goes on from its last saved epoch; the state for that lies beside the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from allround.artifacts import (
+    Dataset,
+    Labels,
+    read_checkpoint,
+    read_dataset,
+    read_labels,
+    same_dataset,
+    write_checkpoint,
+    write_metrics,
+)
+from allround.device import choose
+from allround.errors import AllroundError
+from allround.job import run_stage, seed_sequence
+from allround.learners.inference import outputs
+from allround.learners.model import pack
+from allround.learners.resume import Keeper
+from allround.learners.scores import evaluate
+from allround.learners.training import fit
+
+
+def train(
+    *,
+    dataset: Path,
+    labels: Path,
+    previous: Path | None,
+    checkpoint: Path,
+    metrics: Path,
+    identity: str,
+    device: str,
+    threads: int,
+) -> dict:
+    """Write checkpoint and metrics; see the module."""
+    job = json.loads(identity)
+    cell, learner = job["cell"], job["settings"]
+    data = read_dataset(dataset, cell["dataset"])
+    labelled = read_labels(labels, cell)
+    same_dataset(labels, labelled.digest, dataset, data.digest)
+    _check_labels(labels, labelled, data)
+    start = _start(previous, learner, cell, data, dataset)
+    place = choose(device, threads)
+    state = checkpoint.with_suffix(".resume")
+    fitted = fit(
+        np.asarray(data.train.images[labelled.index]),
+        labelled.label,
+        learner,
+        classes=len(data.classes),
+        mean=data.mean,
+        std=data.std,
+        seeds=seed_sequence(identity),
+        device=place,
+        start=start,
+        state=state,
+        identity=identity,
+        log=_say,
+    )
+    blocks = outputs(fitted.model, data.test.images, mean=data.mean, std=data.std, device=place)
+    logits = np.concatenate([logits for _, _, logits in blocks])  # (n_test, c)
+    scores = evaluate(logits, data.test.labels)
+    _say(f"test accuracy {scores['accuracy']:.4f}, nll {scores['nll']:.4f}, ece {scores['ece']:.4f}")
+    facts = {
+        "epochs": fitted.epochs,
+        "steps": fitted.steps,
+        "train_accuracy": fitted.train_accuracy,
+        "train_loss": fitted.train_loss,
+    }
+    whole = {"n_labels": len(labelled.index), **scores, **facts}
+    write_checkpoint(checkpoint, pack(fitted.model, learner, data), identity=identity, digest=data.digest)
+    write_metrics(metrics, whole, identity=identity, digest=data.digest)
+    Keeper(state, identity, _say).forget()
+    return {"images": fitted.images}
+
+
+def _check_labels(path: Path, labelled: Labels, data: Dataset) -> None:
+    n, classes = len(data.train.labels), len(data.classes)
+    if not len(labelled.index):
+        raise AllroundError(f"{path}: holds no label; a training needs at least one.")
+    strange = labelled.index[(labelled.index < 0) | (labelled.index >= n)]
+    if len(strange):
+        raise AllroundError(f"{path}: index {strange[0]} is not in dataset '{data.name}'; allowed: 0 to {n - 1}.")
+    if labelled.label.min() < 0 or labelled.label.max() >= classes:
+        raise AllroundError(
+            f"{path}: labels run from {labelled.label.min()} to {labelled.label.max()}; allowed: 0 to {classes - 1}, "
+            f"the {classes} classes of dataset '{data.name}'."
+        )
+
+
+def _start(previous: Path | None, learner: dict, cell: dict, data: Dataset, dataset: Path) -> dict[str, Any] | None:
+    """The weights to start from: those of the round before, for a warm start after round 0."""
+    round_, name = cell.get("round", 0), cell["learner"]
+    warm = learner["initialisation"] == "warm" and round_ > 0
+    if warm and previous is None:
+        raise AllroundError(f"learner '{name}' starts from the round before; give its checkpoint.pt with --previous.")
+    if previous is not None and not warm:
+        raise AllroundError(f"learner '{name}' starts from scratch in round {round_}; leave --previous out.")
+    if previous is None:
+        return None
+    same = {key: cell[key] for key in ("dataset", "learner", "start", "seed") if key in cell}
+    saved = read_checkpoint(previous, same | {"round": round_ - 1})
+    same_dataset(previous, saved["dataset_digest"], dataset, data.digest)
+    return saved["weights"]
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    run_stage(train, inputs=("dataset", "labels"), optional=("previous",), outputs=("checkpoint", "metrics"))

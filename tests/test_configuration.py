@@ -1,0 +1,163 @@
+"""What a user would lose: an hour until a typo is found. Every mistake is one line, before any job starts."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from allround import study
+from allround.errors import AllroundError
+
+SITE = {"study": "tiny", "data": "data", "device": "auto", "threads": 1, "memory_gb": 8, "keep": []}
+TINY = {
+    "datasets": ["digits"],
+    "learners": ["mlp"],
+    "strategies": ["random", "margin"],
+    "start": {"size": 20, "by": "random"},
+    "budget": 5,
+    "rounds": 3,
+    "seeds": 2,
+}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A folder with the shipped schemas and catalogue, and an empty data/ and results/."""
+    from conftest import REPOSITORY, copy_workspace
+
+    copy_workspace(REPOSITORY, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load(root, site=(), **changes):
+    entry = {key: value for key, value in {**TINY, **changes}.items() if value is not None}
+    (root / "config/studies/tiny.yaml").write_text(yaml.safe_dump(entry))
+    return study.load({**SITE, **dict(site)}, root)
+
+
+def test_names_resolve_to_complete_settings(root):
+    tiny = load(root)
+    assert tiny.seeds == [0, 1]
+    assert tiny.start["name"] == "random20"
+    assert tiny.labels_needed == 30
+    assert tiny.arms == {"random@5": "random", "margin@5": "margin"}
+    assert len(tiny.cells()) == 2 * (1 + 2 * 2)
+    assert tiny.learners["mlp"]["initialisation"] == "scratch"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"datasets": ["digit"]},
+            r"key 'datasets': unknown dataset 'digit'. Did you mean 'digits'\? Allowed: ",
+        ),
+        ({"learners": ["mpl"]}, r"unknown learner 'mpl'. Did you mean 'mlp'\?"),
+        ({"strategies": ["badg"]}, r"unknown strategy 'badg'. Did you mean 'badge'\?"),
+        ({"strategies": []}, r"key 'strategies'.*non-empty|key 'strategies'.*too short"),
+        ({"strategies": ["random", "random"]}, r"key 'strategies'.*non-unique"),
+        ({"budgte": 5}, r"unknown key 'budgte'. Did you mean 'budget'\?"),
+        ({"budget": None}, r"key 'budget' is missing \(labels bought in a round"),
+        ({"budget": 0}, r"key 'budget'.*allowed: labels bought in a round, a whole number from 1"),
+        ({"budget": "many"}, r"key 'budget'.*'many' is not of type 'integer'"),
+        ({"rounds": 0}, r"key 'rounds'"),
+        ({"seeds": [1, 1]}, r"key 'seeds'"),
+        ({"start": {"size": 20, "by": "facility"}}, r"key 'start.by': unknown value 'facility'. Allowed|Did you mean"),
+        ({"start": {"size": 20}}, r"key 'start': key 'by' is missing"),
+        ({"start": {"size": 20, "by": "random", "seed": 1}}, r"unknown key 'seed'"),
+    ],
+)
+def test_a_mistake_in_a_study_is_one_line_with_a_remedy(root, changes, message):
+    with pytest.raises(AllroundError, match=message) as error:
+        load(root, **changes)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("site", "message"),
+    [
+        ({"device": "gpu"}, r"key 'device'.*allowed: auto, cpu, cuda"),
+        ({"stduy": "tiny"}, r"unknown key 'stduy'. Did you mean 'study'\?"),
+        ({"keep": ["checkpoint"]}, r"unknown value 'checkpoint'. Did you mean 'checkpoints'\?"),
+        ({"study": "tinny"}, r"unknown study 'tinny'. Did you mean 'tiny'\?"),
+        ({"study": "nowhere/tiny.yaml"}, r"study nowhere/tiny.yaml: no such file"),
+        ({"threads": 0}, r"key 'threads'"),
+        ({"memory_gb": 0}, r"key 'memory_gb'"),
+    ],
+)
+def test_a_mistake_in_the_site_is_one_line_with_a_remedy(root, site, message):
+    with pytest.raises(AllroundError, match=message) as error:
+        load(root, site=site)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "message"),
+    [
+        (
+            "strategies",
+            {"margin": {"temperature": 2}},
+            r"entry 'margin'.*no hyperparameters; remove 'temperature'",
+        ),
+        (
+            "strategies",
+            {"margin": {"strategy": "marge"}},
+            r"entry 'margin'.*unknown strategy 'marge'. Did you",
+        ),
+        (
+            "learners",
+            {"mlp": {"architecture": "mlpp"}},
+            r"entry 'mlp'.*unknown architecture 'mlpp'. Did you",
+        ),
+        (
+            "learners",
+            {"mlp": {"architecture": "mlp", "epoch": 3}},
+            r"entry 'mlp'.*unknown key 'epoch'. Did you",
+        ),
+        ("datasets", {"digits": {"source": "digit"}}, r"entry 'digits'.*unknown source 'digit'. Did you mean 'digits'"),
+        ("datasets", {"digits": {"source": "npz", "options": {"file": "x.npz"}}}, r"dataset 'digits'.*data/x.npz"),
+    ],
+)
+def test_a_mistake_in_the_catalogue_is_one_line_with_a_remedy(root, file, entry, message):
+    path = root / f"config/catalogue/{file}.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **entry}))
+    with pytest.raises(AllroundError, match=message) as error:
+        load(root)
+    assert "\n" not in str(error.value)
+
+
+def test_broken_yaml_names_its_line(root):
+    (root / "config/catalogue/learners.yaml").write_text("mlp: {architecture: mlp\n  epochs: 3\n")
+    with pytest.raises(AllroundError, match=r"learners.yaml line 2"):
+        load(root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": 2000}, r"= 4020 labels, but there are only \d+ training examples; lower budget, rounds or start"),
+        ({"start": {"size": 4, "by": "random"}}, r"seed set of 4 is smaller than the number of classes \(10\)"),
+    ],
+)
+def test_sizes_that_do_not_fit_the_dataset_are_found_before_the_first_round(copy, monkeypatch, changes, message):
+    monkeypatch.chdir(copy.root)
+    with pytest.raises(AllroundError, match=message):
+        load(copy.root, **changes)
+
+
+def test_snakemake_prints_the_one_line_and_starts_nothing(workspace):
+    workspace.edit("config/studies/tiny.yaml", "margin", "margn")
+    output = workspace.snakemake(ok=False)
+    assert "unknown strategy 'margn'. Did you mean 'margin'?" in output
+    assert "Traceback" not in output
+    assert not list((workspace.root / "results").rglob("*.h5"))
+
+
+def test_every_shipped_study_is_valid(root):
+    for path in sorted((root / "config/studies").glob("*.yaml")):
+        data = root / "data"
+        data.mkdir(exist_ok=True)
+        for name in ("cifar10", "fashion_mnist"):
+            (data / f"{name}.npz").touch()  # only its presence is checked before the first job
+        assert study.load({**SITE, "study": path.stem}, root).name == path.stem

@@ -1,0 +1,173 @@
+"""What reruns, exactly: the table of the README, line by line. What a user would lose: finished GPU hours, or trust.
+
+The tiny study has 1 seed, 3 rounds and random, margin, fass. Finished, it has 7 trainings (1 shared), 3 embeddings
+(1 shared), 6 queries and 6 labels. Embeddings are deleted after use, so a query that runs again needs its own again.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+ALL = {"collect": 1, "report": 1}
+ONE_ARM = {"query": 2, "label": 2, "train": 2, "embed": 2, **ALL}
+
+
+def nothing(work):
+    pass
+
+
+def touch_everything(work):
+    for folder in ("src", "workflow", "config", "results"):
+        for path in (work.root / folder).rglob("*"):
+            os.utime(path)
+
+
+def edit_comment(work):
+    work.edit("src/allround/strategies/margin.py", "NEEDS", "# a remark\n\nNEEDS")
+
+
+def edit_docstring(work):
+    work.edit("src/allround/strategies/margin.py", "Margin sampling", "Margin sampling, of course")
+
+
+def edit_formula(work):
+    work.edit("src/allround/strategies/margin.py", "top[:, 0] -", "2 * top[:, 0] -")
+
+
+def change_hyperparameter(work):
+    work.edit("config/catalogue/strategies.yaml", "fass: {}", "fass: {beta: 3}")
+
+
+def state_default_hyperparameter(work):
+    work.edit("config/catalogue/strategies.yaml", "fass: {}", "fass: {beta: 5}")
+
+
+def one_more_round(work):
+    work.edit("config/studies/tiny.yaml", "rounds: 3", "rounds: 4")
+
+
+def one_more_strategy(work):
+    work.edit("config/studies/tiny.yaml", "margin, fass]", "margin, fass, entropy]")
+
+
+def one_more_seed(work):
+    work.edit("config/studies/tiny.yaml", "seeds: 1", "seeds: 2")
+
+
+def another_budget(work):
+    work.edit("config/studies/tiny.yaml", "budget: 5", "budget: 6")
+
+
+def change_training(work):
+    work.edit("config/catalogue/learners.yaml", "lr: 0.05}, epochs: 2", "lr: 0.06}, epochs: 2")
+
+
+def change_other_learner(work):
+    work.edit("config/catalogue/learners.yaml", "width: 8", "width: 9")
+
+
+def edit_other_strategy(work):
+    work.edit("src/allround/strategies/badge.py", "NEEDS =", "EXTRA = 1\nNEEDS =")
+
+
+def edit_other_architecture(work):
+    work.edit("src/allround/learners/architectures/cnn.py", "import torch", "import torch\n\nEXTRA = 1\n\n")
+
+
+def edit_report_code(work):
+    work.edit("src/allround/stages/report.py", "def report(", "EXTRA = 1\n\n\ndef report(")
+
+
+def describe_study(work):
+    work.edit("config/studies/tiny.yaml", "datasets:", "description: new words\ndatasets:")
+
+
+def delete_checkpoints(work):
+    for path in (work.root / "results").rglob("checkpoint.pt"):
+        path.unlink()
+
+
+def delete_checkpoints_and_add_strategy(work):
+    delete_checkpoints(work)
+    one_more_strategy(work)
+
+
+def keep_other_things(work):
+    work.edit("config/config.yaml", "keep: [checkpoints]", "keep: []")
+
+
+def delete_report(work):
+    (work.root / "results/studies/tiny/report.html").unlink()
+
+
+def lose_one_result(work):
+    (work.root / "results/digits/tiny/random20/margin@5/seed0/round002/metrics.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "reruns"),
+    [
+        (nothing, {}),
+        (touch_everything, {}),
+        (edit_comment, {}),
+        (edit_docstring, {}),
+        (state_default_hyperparameter, {}),
+        (change_other_learner, {}),
+        (edit_other_strategy, {}),
+        (edit_other_architecture, {}),
+        (delete_checkpoints, {}),
+        (keep_other_things, {}),
+        (edit_formula, ONE_ARM),
+        (change_hyperparameter, ONE_ARM),
+        (one_more_strategy, ONE_ARM),
+        (delete_checkpoints_and_add_strategy, {**ONE_ARM, "train": 3}),
+        (one_more_round, {"query": 3, "label": 3, "train": 3, "embed": 2, **ALL}),
+        (one_more_seed, {"seed_set": 1, "train": 7, "embed": 3, "query": 6, "label": 6, **ALL}),
+        (another_budget, {"train": 6, "embed": 3, "query": 6, "label": 6, **ALL}),
+        # random looks at no model: its queries stay
+        (change_training, {"train": 7, "embed": 3, "query": 4, "label": 4, **ALL}),
+        (lose_one_result, {"train": 1, **ALL}),
+        (edit_report_code, {"report": 1}),
+        (delete_report, {"report": 1}),
+        (describe_study, ALL),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "",
+)
+def test_a_change_reruns_what_it_invalidates_and_nothing_else(copy, change, reruns):
+    change(copy)
+    assert copy.planned() == reruns
+
+
+def test_a_study_that_names_the_same_things_shares_all_of_their_work(copy):
+    copy.study("other", (copy.root / "config/studies/tiny.yaml").read_text().replace("margin, fass", "margin"))
+    assert copy.planned(study="other") == ALL
+
+
+def test_a_study_by_path_is_the_same_study(copy):
+    assert copy.planned(study="config/studies/tiny.yaml") == {}
+
+
+def test_a_refactoring_that_its_author_vouches_for_reruns_nothing(copy):
+    edit_formula(copy)
+    copy.snakemake("--touch")
+    assert copy.planned() == {}
+    one_more_strategy(copy)
+    assert copy.planned() == ONE_ARM
+
+
+def test_a_new_strategy_runs_without_touching_finished_work(copy):
+    before = {path: path.stat().st_mtime_ns for path in (copy.root / "results/digits").rglob("*") if path.is_file()}
+    one_more_strategy(copy)
+    copy.snakemake()
+    after = {path: path.stat().st_mtime_ns for path in before if path.exists()}
+    changed = {str(path.relative_to(copy.root)) for path in after if after[path] != before[path]}
+    shared = "results/digits/tiny/random20/start/seed0/round000/"  # its embedding is made again, and deleted again
+    assert after.keys() == before.keys()
+    assert changed <= {shared + "cost/embed_outputs.json", shared + "log/embed_outputs.log"}
+    assert copy.planned() == {}
+
+
+def test_forcing_a_rule_still_works_when_its_inputs_were_deleted(copy):
+    assert copy.planned("--forcerun", "query")["embed"] == 3

@@ -1,0 +1,104 @@
+"""What all rules share: the checked study, cells, identities, and which inputs a job still needs."""
+
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.settings.enums import RerunTrigger
+
+import allround
+from allround import layout, plan, study
+from allround.errors import AllroundError
+from allround.locks import clear_stale_locks
+
+
+def checked_study():
+    """The study that the configuration names; every mistake in it is one line, before any job starts."""
+    home = Path(workflow.basedir) / "src/allround"
+    if not home.samefile(Path(allround.__file__).parent):
+        raise WorkflowError(
+            f"this clone would run the code of {Path(allround.__file__).parent}, not its own: "
+            f"run `pip install -e {workflow.basedir}` in the environment that runs snakemake."
+        )
+    try:
+        return study.load(config, Path(workflow.basedir))
+    except AllroundError as error:
+        raise WorkflowError(str(error)) from None
+
+
+if workflow.is_main_process:
+    clear_stale_locks()
+STUDY = checked_study()
+STUDY_DIR = f"results/studies/{STUDY.name}"
+CELL = "results/{dataset}/{learner}/{start}/{arm}/seed{seed}/round{round}"
+START = CELL.replace("{arm}", layout.START).replace("{round}", "000")
+ON_GPU = config["device"].startswith("cuda") or (
+    config["device"] == "auto" and Path("/dev/nvidiactl").exists()
+)
+
+
+wildcard_constraints:
+    dataset="[^/]+",
+    learner="[^/]+",
+    start="[a-z]+[0-9]+",
+    arm=r"start|[^/]+@[0-9]+",
+    seed="[0-9]+",
+    round="[0-9][0-9][0-9]",
+    view="[a-z_]+",
+
+
+def cell_of(wildcards):
+    """The cell that a rule's wildcards name; START rules leave arm and round out."""
+    return layout.Cell(
+        wildcards.dataset,
+        wildcards.learner,
+        wildcards.start,
+        wildcards.get("arm", layout.START),
+        int(wildcards.seed),
+        int(wildcards.get("round", 0)),
+    )
+
+
+def in_cell(cell, name):
+    """Path of a file of a cell."""
+    return str(layout.path("results", cell, name))
+
+
+def kept(kind, path):
+    """A large file: deleted once nothing needs it, unless the configuration keeps its kind."""
+    return path if kind in config["keep"] else temp(path)
+
+
+def unless_finished(outputs, identity, inputs):
+    """A job's inputs, or nothing where its outputs are there and were made under this very identity.
+
+    The identity covers everything upstream, so a finished job has no reason to look at its inputs. Declaring
+    them would rerun it whenever a deleted embedding or checkpoint is made again for somebody else: Snakemake
+    reruns the consumers of a file that it makes, ancient() or not, if that file was missing.
+    """
+    return (
+        inputs
+        if forced() or not all(made_by(path, identity) for path in outputs)
+        else {}
+    )
+
+
+def made_by(path, identity):
+    """Whether Snakemake recorded this output, complete, under this identity (--touch records it too)."""
+    if not Path(path).exists():
+        return False
+    persistence = workflow.persistence
+    record = persistence._read_record(path)
+    if persistence._filter_incomplete_keys([path]):
+        return False
+    return record is None or record.params == [repr(identity)]
+
+
+def forced():
+    """Whether the command line forces jobs: then all of them get their inputs."""
+    settings = workflow.dag_settings
+    if RerunTrigger.INPUT in settings.rerun_triggers:
+        raise WorkflowError(
+            "rerun trigger 'input' is on and would rerun finished jobs, which declare no inputs; "
+            "use profiles/default, or pass --rerun-triggers mtime params."
+        )
+    return bool(settings.forceall or settings.forcerun)
