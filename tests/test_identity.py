@@ -31,6 +31,8 @@ FACTOR = 2
 
 def helper(x):
     # a comment
+    if x is None:
+        raise ValueError("no x")
     return x * FACTOR
 
 def unused(x):
@@ -78,6 +80,7 @@ def package(tmp_path, monkeypatch):
     ("file", "old", "new"),
     [
         ("shared", "# a comment", "# another comment\n\n"),
+        ("shared", '"no x"', '"x is missing; give one"'),
         ("stages/cook", '"""Doc."""', '"""Better doc."""'),
         ("stages/cook", '"""Docs."""', ""),
         ("stages/cook", "helper(x) + tools", "helper( x )+tools"),
@@ -94,6 +97,7 @@ def test_edits_that_change_no_result_rerun_nothing(package, file, old, new):
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
+        ("shared", "if x is None:", "if x:"),
         ("shared", "x * FACTOR", "x + FACTOR"),
         ("shared", "FACTOR = 2", "FACTOR = 3"),
         ("stages/cook", "LIMIT = 3", "LIMIT = 4"),

@@ -27,7 +27,7 @@ from allround.errors import AllroundError
 from allround.identity import canonical
 
 AGAIN = "delete it and run the same command again"
-BLOCK_BYTES = 64 << 20  # images are written in blocks of about this size
+BLOCK_BYTES = 8 << 20  # images are written in blocks of about this size
 CHUNK_BYTES = 1 << 20  # chunks of a view
 
 

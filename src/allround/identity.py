@@ -5,9 +5,9 @@ fingerprint of the code that computes it. Two jobs with equal identities write e
 but a change of identity makes a finished job run again.
 
 The fingerprint covers the definitions (functions, classes, constants) that a stage's module reaches inside this
-package, found by following names through the syntax trees. Comments, docstrings, formatting and
-definitions that the stage never reaches do not count. Modules that are looked up by name at run time (the
-strategy of a query, the source of a dataset) are named by the caller.
+package, found by following names through the syntax trees. Comments, docstrings, formatting, what an error says and
+definitions that the stage never reaches do not count. Modules that are looked up by name at run time (the strategy of
+a query, the source of a dataset) are named by the caller.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _imports(module: str) -> dict[str, tuple[str, str | None]]:
 def _targets(module: str, node: ast.stmt) -> Iterator[tuple[str, str]]:
     """The (module, definition) pairs that a statement refers to."""
     imports, own = _imports(module), _definitions(module)
-    for part in ast.walk(node):
+    for part in _walk(node):
         if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id in imports:
             target, name = imports[part.value.id]
             if name is None and part.attr in _definitions(target):
@@ -137,6 +137,14 @@ def _targets(module: str, node: ast.stmt) -> Iterator[tuple[str, str]]:
                     yield _imports(target)[name][0], _imports(target)[name][1] or ""
 
 
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes of a tree but what is raised."""
+    yield node
+    if not isinstance(node, ast.Raise):
+        for child in ast.iter_child_nodes(node):
+            yield from _walk(child)
+
+
 def _is_docstring(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
@@ -148,6 +156,8 @@ def _is_main(node: ast.stmt) -> bool:
 
 def _dump(node: object) -> str:
     """A syntax tree as text: the same on every Python version, without positions, docstrings or empty fields."""
+    if isinstance(node, ast.Raise):  # whatever is raised, no artifact is written: only that and where count
+        return "Raise()"
     if isinstance(node, ast.AST):
         fields = ((name, value) for name, value in ast.iter_fields(node) if name not in ("kind", "type_comment"))
         inside = ",".join(f"{name}={_dump(value)}" for name, value in fields if value not in (None, []))

@@ -79,7 +79,8 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         name = error.filename or ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT) or "errno = 28" in str(error) or "No space left" in str(error):
-            return f"disk full {name}: free some space; the same command then goes on where it stopped."
+            place = f" while writing {name}" if name else ""
+            return f"the disk is full{place}; free some space, and the same command goes on where it stopped."
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, PermissionError):
             return f"no permission to write or read {name or error}: check its owner and mode, or the mount."
     return None
@@ -154,7 +155,7 @@ def _cost(stage: str, started: datetime, seconds: float, facts: dict) -> dict:
         **facts,
     }
     if cost.get("images"):
-        cost["images_per_second"] = round(cost["images"] / max(seconds, 1e-9), 1)
+        cost["images_per_second"] = round(cost["images"] / max(cost["seconds"], 1e-9), 1)
     return cost
 
 

@@ -1,8 +1,9 @@
 """The pool as a strategy sees it: the outputs of the model, and what is labelled already.
 
-A pool is a lazy look at view files and labels.csv (`Pool.open`) or at arrays in memory (`Pool.from_arrays`). No row is read
-before it is asked for, and then in blocks of bounded memory, so that one-pass scores work from a file larger than
-memory. torch is imported with the first row (importing it costs 2 s): a strategy that looks at no view does not pay for it.
+A pool is a lazy look at view files and labels.csv (`Pool.open`) or at arrays in memory (`Pool.from_arrays`). No row
+is read before it is asked for, and then in blocks of bounded memory, so that one-pass scores work from a file larger
+than memory. torch is imported with the first row (importing it costs 2 s): a strategy that looks at no view does not
+pay for it.
 """
 
 from __future__ import annotations
@@ -214,13 +215,15 @@ class Pool:
         return self.fields[source]
 
     def _blocks(self, fields: Sequence[str], rows: np.ndarray) -> Iterator[tuple[slice, list[torch.Tensor]]]:
-        """For consecutive stretches of the ascending dataset indices `rows`: their place in rows, a block of each field."""
+        """For consecutive stretches of the ascending indices `rows`: their place in rows, and a block of each field."""
         width = sum(int(np.prod(self._field(name).row)) for name in fields)
         step = max(1, BLOCK_BYTES // (4 * width))
+        if not len(rows):  # one empty block, which has the shape of a row
+            yield slice(0, 0), [self._block(name, 0, 0, rows) for name in fields]
         for start in range(0, self.size, step):
             stop = min(start + step, self.size)
-            place = slice(*np.searchsorted(rows, (start, stop)))
-            if place.start < place.stop or (start == 0 and not len(rows)):  # one empty block where there are no rows
+            place = slice(*np.searchsorted(rows, (start, stop)).tolist())
+            if place.start < place.stop:
                 yield place, [self._block(name, start, stop, rows[place]) for name in fields]
 
     def _block(self, name: str, start: int, stop: int, rows: np.ndarray) -> torch.Tensor:
@@ -261,11 +264,11 @@ class Pool:
     # --- picks --------------------------------------------------------------------------------------------------------
 
     def least(self, scores: torch.Tensor | np.ndarray, budget: int) -> Picks:
-        """The `budget` unlabelled examples with the least scores (n,), least first; ties go to the lower index."""
+        """The `budget` unlabelled examples with the least scores (n,), least first; ties to the lower index."""
         return self._sorted(scores, budget, descending=False)
 
     def greatest(self, scores: torch.Tensor | np.ndarray, budget: int) -> Picks:
-        """The `budget` unlabelled examples with the greatest scores (n,), greatest first; ties go to the lower index."""
+        """The `budget` unlabelled examples with the greatest scores (n,), greatest first; ties to the lower index."""
         return self._sorted(scores, budget, descending=True)
 
     def picks(self, rows: torch.Tensor, scores: torch.Tensor | None = None) -> Picks:
@@ -319,7 +322,7 @@ def _check_labelled(labelled: np.ndarray, labels: np.ndarray | None, size: int) 
         raise AllroundError(f"{len(labelled)} labelled examples but {len(labels)} labels; give one label for each.")
     if len(labelled) and not 0 <= labelled.min() <= labelled.max() < size:
         raise AllroundError(
-            f"labelled indices run from {labelled.min()} to {labelled.max()}; allowed: 0 to {size - 1}, the training examples."
+            f"labelled indices run from {labelled.min()} to {labelled.max()}; allowed: 0 to {size - 1}."
         )
     if len(np.unique(labelled)) != len(labelled):
         raise AllroundError("an example is labelled twice; every index may occur once.")

@@ -6,6 +6,7 @@ of datasets describe themselves through their syntax trees.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,8 +173,8 @@ def _check_dataset(study: Study, name: str, dataset: dict, data: Path, path: Pat
         return
     try:
         with h5py.File(made) as file:
-            size, classes = file["train/labels"].shape[0], file.attrs["classes"].count('"') // 2
-    except (OSError, KeyError):
+            size, classes = file["train/labels"].shape[0], len(json.loads(file.attrs["classes"]))
+    except (OSError, KeyError, ValueError):
         return  # damaged: the first stage that reads it says so, and how to mend it
     check_size(f"{path}: dataset '{name}'", study.start["size"], classes, study.labels_needed, size)
 

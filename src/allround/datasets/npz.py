@@ -80,9 +80,7 @@ class Array:
         wanted = (stop - start) * row
         with _reading(self.path):
             self.file.seek(self.start + start * row)
-            block = self.file.read(wanted)
-            if stop == self.shape[0]:
-                self.file.read(1)  # the end of the member is where its checksum is compared
+            block = self.file.read(wanted)  # zipfile compares the checksum when the last row has been read
         if len(block) < wanted:
             raise AllroundError(f"{self.path}: {self.key} ends early; the file is damaged: copy it or make it again.")
         return np.frombuffer(block, self.dtype).reshape(stop - start, *self.shape[1:])

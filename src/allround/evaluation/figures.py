@@ -73,7 +73,7 @@ STYLE = {
 def write_figures(folder: Path, curves: pd.DataFrame, efficiency: pd.DataFrame, summary: pd.DataFrame) -> list[Path]:
     """Write every figure of a study into `folder`; returns the files.
 
-    The tables are those of statistics.curves, efficiency.efficiency, and report.summarise.
+    The tables are those of statistics.curves, efficiency.efficiency and report.summarise.
     """
     folder.mkdir(parents=True, exist_ok=True)
     look = looks(summary["strategy"])
@@ -250,7 +250,8 @@ def _draw_efficiency(ax: Axes, line: pd.DataFrame, look: Look) -> None:
     sure = (line["bound"] == "").to_numpy()
     if line["low"].notna().any():
         ax.fill_between(x, line["low"], line["high"], color=look.light, alpha=0.13, linewidth=0)
-    ax.plot(x, np.where(sure, y, np.nan), color=look.light, linestyle="-")
+    solid = "-" if look.stroke == "dot" else look.dash  # dots mean a bound here
+    ax.plot(x, np.where(sure, y, np.nan), color=look.light, linestyle=solid)
     if not sure.all():
         joined = ~sure | np.append(~sure[1:], False)  # from the last exact point on, so that the line has no gap
         ax.plot(x, np.where(joined, y, np.nan), color=look.light, linestyle=(0, (1, 1.4)))

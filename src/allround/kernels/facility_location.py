@@ -3,10 +3,10 @@
     f(S) = sum_i max_(j in S) s(i, j),   s(i, j) = max(0, cos(x_i, x_j)), 0 for S empty
 
 f is monotone and submodular, so that greedy is within 1 - 1/e of the optimum (Nemhauser et al. 1978), and a gain
-computed earlier bounds the gain now (lazy greedy, Minoux 1978). apricot and submodlib are lazy through a heap on the CPU, one
-candidate at a time, over an n x n matrix. Here a step refreshes the K best bounds at once with one matrix product and
-commits the best row if its gain is fresh, by masks and without a look from the host; similarities are computed as they are
-needed, K x n at a time. Ties go to the lower row, but for ties within rounding.
+computed earlier bounds the gain now (lazy greedy, Minoux 1978). apricot and submodlib are lazy through a heap on the
+CPU, one candidate at a time, over an n x n matrix. Here a step refreshes the K best bounds at once with one matrix
+product and commits the best row if its gain is fresh, by masks and without a look from the host; similarities are
+computed as they are needed, K x n at a time. Ties go to the lower row, but for ties within rounding.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def facility_location(factors: tuple[torch.Tensor, ...], k: int) -> tuple[torch.
     """The k rows of the exact greedy algorithm, k <= n, and the gain of each when it was picked.
 
     factors: (n, d_f) each; see allround.kernels.products
-    Returns rows (k,) int64, all distinct, and gains (k,) float64. Memory O(n (d + K)); time O(n^2 d) for the first pick, O(K n d)
-    for each refresh, of which a pick takes a few.
+    Returns rows (k,) int64, all distinct, and gains (k,) float64. Memory O(n (d + K)); time O(n^2 d) for the first
+    pick, O(K n d) for each refresh, of which a pick takes a few.
     """
     factors = unit(*factors)
     n, device = len(factors[0]), factors[0].device
@@ -58,6 +58,15 @@ def facility_location(factors: tuple[torch.Tensor, ...], k: int) -> tuple[torch.
 
     repeat(step, (best, bounds, rows, gains, count), done=lambda: int(count) == k)
     return rows, gains
+
+
+def rises(similarity: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    """The gain of every row over a ground set with a similarity of `best` already: sum_i max(0, s_ji - best_i), (n,).
+
+    similarity: (n, g); best: (g,). In blocks: the differences are as large as the similarities.
+    """
+    blocks = similarity.split(max(1, BLOCK // len(best)))
+    return torch.cat([(block - best).clamp_(min=0).sum(1) for block in blocks])
 
 
 def _similarity(

@@ -1,4 +1,5 @@
-"""Greedy k-centre (Gonzalez 1985): again and again the vector farthest from all centres, a 2-approximation of the optimum.
+"""Greedy k-centre (Gonzalez 1985): again and again the vector farthest from all centres, a 2-approximation of the
+optimum.
 
 Neither scikit-learn nor scipy has it. Memory O(n d) for a centred copy; never n x n, nor n x (number of centres).
 """
@@ -15,8 +16,8 @@ def k_centre(vectors: torch.Tensor, centres: torch.Tensor, k: int) -> tuple[torc
     """The k rows that the greedy algorithm adds to the centres that are there.
 
     vectors: (n, d), k <= n; centres: (m, d), m >= 0. Without centres the first pick is the vector nearest to the mean.
-    Returns rows (k,) int64, all distinct, ties to the lower row, and the distance of each to the nearest centre before it
-    (k,) float64 (the first of an empty set of centres: to the mean).
+    Returns rows (k,) int64, all distinct, ties to the lower row, and the distance of each to the nearest centre
+    before it (k,) float64 (the first of an empty set of centres: to the mean).
     """
     # Distances are differences of products: without the mean, which features share, less is lost in rounding.
     mean = vectors.mean(0, dtype=torch.float32)

@@ -1,7 +1,7 @@
 """Vectors kept as factors: row i stands for the Kronecker product of row i of every factor, which is never formed.
 
-The gradient of the loss of example i in the last layer's weights is q_i h_i^T, q = softmax - onehot (c,), h the features (d,):
-c d numbers (768,000 for ImageNet's classes), though inner products need no more than the factors:
+The gradient of the loss of example i in the last layer's weights is q_i h_i^T, q = softmax - onehot (c,), h the
+features (d,): c d numbers (768,000 for ImageNet's classes), though inner products need no more than the factors:
 
     <q_i h_i^T, q_j h_j^T> = (q_i . q_j) (h_i . h_j)
 
@@ -28,7 +28,7 @@ def residuals(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def arithmetic(*factors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Factors in the type that `dots` multiplies: 16 bits stay so on CUDA alone, which sums their products in float32."""
+    """Factors in the type that `dots` takes: 16 bits stay so on CUDA alone, which can sum their products in float32."""
     return tuple(factor if factor.is_cuda else factor.float() for factor in factors)
 
 

@@ -50,7 +50,7 @@ def _drive(step: Callable[[], None], times: int | None, done: Callable[[], bool]
 
 
 def _capture(step: Callable[[], None], state: Sequence[torch.Tensor]) -> torch.cuda.CUDAGraph:
-    """The step as a CUDA graph. Libraries set themselves up on first use, which a capture forbids: hence the warm-up."""
+    """The step as a CUDA graph. Libraries set themselves up on first use, which a capture forbids: so warm up first."""
     before = [tensor.clone() for tensor in state]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

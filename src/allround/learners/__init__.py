@@ -89,7 +89,7 @@ def settings(entry: dict, where: str) -> dict:
     return whole
 
 
-def architectures() -> list[str]:
+def names() -> list[str]:
     """The names of the files in learners/architectures that a learner may name."""
     return sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", *LIBRARIES.values()))
 
@@ -105,7 +105,7 @@ def file_of(architecture: str) -> str:
 
 
 def _allowed() -> list[str]:
-    return [*architectures(), *(f"{library}:<name>" for library in LIBRARIES)]
+    return [*names(), *(f"{library}:<name>" for library in LIBRARIES)]
 
 
 def _arguments(architecture: object, arguments: object, where: str) -> dict:
@@ -119,7 +119,7 @@ def _arguments(architecture: object, arguments: object, where: str) -> dict:
         if not name:
             raise AllroundError(f"{where}: architecture '{architecture}' needs a name, as in {library}:resnet50.")
         return arguments  # the library checks them when it builds the model
-    if architecture not in architectures():
+    if architecture not in names():
         raise unknown("architecture", architecture, _allowed(), where)
     defaults = _keywords(architecture)
     for key, value in arguments.items():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from allround.learners import augmentation
+from allround.learners import augmentation, optimisers
 
 WARM_UP = 3  # steps before a capture: cuDNN and cuBLAS set themselves up, lazily allocated state comes to be
 
@@ -62,8 +62,7 @@ def allocate(
 
 def stepper(
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    factors: list[float],
+    parts: list[optimisers.Group],
     buffers: Buffers,
     learner: Mapping[str, Any],
     size: tuple[int, int],
@@ -77,8 +76,6 @@ def stepper(
         index = buffers.order.index_select(0, buffers.at)[0]  # (b,)
         draws = buffers.draws.index_select(0, buffers.at)[0]  # (DRAWS, b)
         rate = buffers.rates.index_select(0, buffers.at)[0]  # ()
-        for group, factor in zip(optimiser.param_groups, factors, strict=True):
-            group["lr"].copy_(rate * factor)
         if augment:
             images = augmentation.gather(buffers.images, index, draws, size)  # (b, h, w, c)
         else:
@@ -92,9 +89,10 @@ def stepper(
             logits = model(images)
         logits = logits.float()  # (b, c)
         loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        optimiser.zero_grad(set_to_none=True)  # a captured backward then owns its gradients' memory
+        optimisers.forget_gradients(parts)  # a captured backward then owns its gradients' memory
         loss.backward()
-        optimiser.step()
+        for group in parts:
+            optimisers.update(group, rate, learner["optimiser"])
         buffers.loss.add_(loss.detach())
         buffers.hits.add_((logits.detach().argmax(1) == labels).sum())
         buffers.at.add_(1)

@@ -70,8 +70,8 @@ def fit(
     n, *shape = images.shape
     model = _initial(images, learner, tuple(shape), classes, mean, std, seeds, start)
     model = model.to(device=device, memory_format=torch.channels_last).train()
-    optimiser, factors = optimisers.build(model, learner["optimiser"])
-    changed = optimisers.tensors(model, optimiser)
+    parts = optimisers.groups(model, learner["optimiser"])
+    changed = optimisers.tensors(model, parts)
     keeper = Keeper(state, identity, log)
     done = keeper.restore(changed)
 
@@ -91,7 +91,7 @@ def fit(
             counter.zero_()
         torch.manual_seed(_seed(seeds, "dropout", epoch))
 
-    step = stepper(model, optimiser, factors, buffers, learner, tuple(shape[:2]))
+    step = stepper(model, parts, buffers, learner, tuple(shape[:2]))
     fill(done)
     if graphs:
         step = faster(step, buffers, changed, log)
@@ -115,6 +115,7 @@ def fit(
             break
         if done < epochs:  # a finished training has no epoch left whose loss it could report
             keeper.save(done, changed)
+    optimisers.forget_gradients(parts)
     log(f"trained {done} epochs, {done * steps} steps: loss {loss:.4f}, train accuracy {accuracy:.4f}")
     return Fitted(model.eval(), done, done * steps, accuracy, loss, progress.images())
 

@@ -3,10 +3,10 @@
     from allround.strategies import names, select
     select("badge", pool, budget=100, seed=0)       # (100,) int64 dataset indices, best first
 
-A file defines `NEEDS`, a literal set of the views that it looks at, and `select(pool, budget, rng, *, <hyperparameters>)`,
-whose keyword-only parameters with literal defaults are its entry's schema in config/catalogue/strategies.yaml; a
-parameter annotated `Literal["a", "b"]` takes those values alone. Both are read from the syntax tree: to plan a study, or
-to check its configuration, imports no strategy (and no torch).
+A file defines `NEEDS`, a literal set of the views that it looks at, and `select(pool, budget, rng, *,
+<hyperparameters>)`, whose keyword-only parameters with literal defaults are its entry's schema in
+config/catalogue/strategies.yaml; a parameter annotated `Literal["a", "b"]` takes those values alone. Both are read
+from the syntax tree: to plan a study, or to check its configuration, imports no strategy (and no torch).
 """
 
 from __future__ import annotations
@@ -49,10 +49,17 @@ def describe(name: str) -> Description:
     if name not in names():
         raise unknown("strategy", name, names())
     path = FOLDER / f"{name}.py"
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    function = next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == "select"), None)
-    needs = next((node.value for node in body if isinstance(node, ast.Assign) and _is_name(node.targets[0], "NEEDS")), None)
     try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise AllroundError(f"{path} line {error.lineno}: not valid Python ({error.msg}).") from None
+    function = next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == "select"), None)
+    needs = next(
+        (node.value for node in body if isinstance(node, ast.Assign) and _is_name(node.targets[0], "NEEDS")), None
+    )
+    try:
+        if [parameter.arg for parameter in function.args.args] != ["pool", "budget", "rng"]:
+            raise ValueError
         parameters = list(zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True))
         return Description(
             # an empty set has no literal
@@ -84,30 +91,29 @@ def settings(name: str, hyperparameters: Mapping[str, Any], where: str = "") -> 
         raise unknown("strategy", name, names(), where)
     description = describe(name)
     place = f"{where + ': ' if where else ''}strategy '{name}'"
+    completed = dict(description.hyperparameters)
     for key, value in hyperparameters.items():
-        if key not in description.hyperparameters:
-            if not description.hyperparameters:
+        if key not in completed:
+            if not completed:
                 raise AllroundError(f"{place} takes no hyperparameters; remove '{key}'.")
-            raise unknown("hyperparameter", key, description.hyperparameters, place)
-        _check_value(f"{place} hyperparameter '{key}'", value, description.hyperparameters[key], description.choices.get(key))
-    return {
-        "hyperparameters": {**description.hyperparameters, **hyperparameters},
-        "needs": sorted(description.needs),
-    }
+            raise unknown("hyperparameter", key, completed, place)
+        default, choices = description.hyperparameters[key], description.choices.get(key)
+        completed[key] = _value(f"{place} hyperparameter '{key}'", value, default, choices)
+    return {"hyperparameters": completed, "needs": sorted(description.needs)}
 
 
-def _check_value(where: str, value: Any, default: Any, choices: tuple | None) -> None:
+def _value(where: str, value: Any, default: Any, choices: tuple | None) -> Any:
+    """A hyperparameter's value in the type of its default, checked."""
     if choices is not None:
         if value not in choices:
             raise unknown("value", value, choices, where)
-        return
-    if default is None:
-        return
-    # bool is an int to Python; a person who writes `beta: true` meant something else
-    allowed = {bool: (bool,), int: (int,), float: (float, int)}.get(type(default), (type(default),))
-    if not isinstance(value, allowed) or (isinstance(value, bool) and type(default) is not bool):
-        kind, found = type(default).__name__, type(value).__name__
-        raise AllroundError(f"{where} must be of type {kind} (default {default!r}), not {found} ({value!r}).")
+        return value
+    kind = type(default)
+    if default is None or (type(value) is kind and value == value and value not in (np.inf, -np.inf)):
+        return value
+    if kind is float and type(value) is int:  # 1 and 1.0 are one setting, with one identity
+        return float(value)
+    raise AllroundError(f"{where} must be of type {kind.__name__} (as its default, {default!r}), not {value!r}.")
 
 
 def select(name: str, pool: Pool, *, budget: int, seed: int = 0, **hyperparameters: Any) -> np.ndarray:
@@ -116,14 +122,15 @@ def select(name: str, pool: Pool, *, budget: int, seed: int = 0, **hyperparamete
     pool: Pool.from_arrays(...) or Pool.open(...)
     seed: of the draws, for a strategy that draws
 
-    Raises AllroundError, in one line and before any work, for an unknown strategy or hyperparameter, a value of the wrong
-    type, a view that the pool lacks, or a budget that it cannot meet; and as soon as it reads a value that is not finite.
+    Raises AllroundError, in one line and before any work, for an unknown strategy or hyperparameter, a value of the
+    wrong type, a view that the pool lacks, or a budget that it cannot meet; and as soon as it reads a value that is
+    not finite.
     """
     return run(name, pool, budget, np.random.default_rng(seed), **hyperparameters).index
 
 
 def run(name: str, pool: Pool, budget: int, rng: np.random.Generator, **hyperparameters: Any) -> Picks:
-    """As select, with a generator of one's own, and with the scores: index (budget,) int64, score (budget,) float64 or None."""
+    """As select, with a generator of one's own, and with the scores: score is (budget,) float64 or None."""
     chosen = settings(name, hyperparameters)
     _check_budget(budget, len(pool.unlabelled))
     if missing := sorted(set(chosen["needs"]) - pool.views):
@@ -138,7 +145,7 @@ def _check_budget(budget: int, left: int) -> None:
         raise AllroundError(f"budget must be a whole number of 1 or more, not {budget!r}.")
     if budget > left:
         raise AllroundError(
-            f"budget {budget} is larger than the pool: {left} unlabelled examples are left; lower the budget or the rounds."
+            f"budget {budget} is larger than the pool: {left} unlabelled examples are left; lower budget or rounds."
         )
 
 
@@ -148,6 +155,8 @@ def _checked(name: str, picks: Any, pool: Pool, budget: int) -> Picks:
 
     index, score = picks if isinstance(picks, Picks) else (picks, None)
     index, score = _array(index, np.int64), None if score is None else _array(score, np.float64)
+    if score is not None and not np.isfinite(score).all():
+        raise AllroundError(f"strategy '{name}' computed a score that is not finite; check its settings and the logits.")
     fresh = np.isin(index, pool.unlabelled)
     if index.shape != (budget,) or len(np.unique(index)) != budget or not fresh.all():
         fault = f"{len(np.unique(index[fresh]))} distinct unlabelled examples where {budget} were asked for"

@@ -1,8 +1,9 @@
 """Core-set: the labelled set and the batch together leave no example far from all of them.
 
-next = argmax over x of min over c, labelled or chosen, of |h(x) - h(c)|        Sener & Savarese 2018 (ICLR), greedy k-centre
-h are the features. With nothing labelled, the first is the example nearest to the mean.
-Memory O(N D); time O(N D) a pick and O(N M D) for M labelled examples. score: the distance to the nearest centre before.
+next = argmax over x of min over c, labelled or chosen, of |h(x) - h(c)|, h the features (greedy k-centre)
+                                                        Sener & Savarese 2018 (ICLR, arXiv 1708.00489)
+With nothing labelled, the first is the example nearest to the mean.
+Memory O(N D); time O(N D) a pick, after O(N M D) for the M labelled examples. score: the distance to the nearest c.
 """
 
 from allround.kernels.k_centre import k_centre

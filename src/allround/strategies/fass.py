@@ -2,15 +2,14 @@
 
 U = the beta * budget most uncertain examples; greedily maximise f(S) = sum over i in U of max over j in S of s(i, j)
                                                         Wei, Iyer & Bilmes 2015 (ICML)
-s = max(0, cosine) of the features, or of the last layer's gradients under hypothesised labels, (softmax(z) - onehot(argmax z)) h^T,
-which sets predicted classes apart as the paper's f does; kept as factors.
-Memory O(N + U (D + C)); time O(N C + U^2 (D + C)) and then O(U (D + C)) a pick times the bounds refreshed, U = beta * budget.
+s = max(0, cosine) of the features, or of the last layer's gradients under hypothesised labels, (softmax(z) -
+onehot(argmax z)) h^T, which sets predicted classes apart as the paper's f does; kept as factors.
+Memory O(N + U (D + C)); time O(N C + U^2 (D + C)) and then O(U (D + C)) a pick times the bounds refreshed, U = beta
+* budget.
 score: the gain in f.
 """
 
 from typing import Literal
-
-import torch
 
 from allround.errors import AllroundError
 from allround.kernels.facility_location import facility_location
