@@ -12,7 +12,11 @@ min_version("9.20")
 configfile: "config/config.yaml"
 
 
-include: "workflow/rules/common.smk"  # checks the configuration, knows identities and paths
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"  # the checked study, cells, what is finished
+include: "workflow/rules/inputs.smk"  # inputs and identities of every rule
 include: "workflow/rules/data.smk"  # sources -> dataset.h5 -> seed set
 include: "workflow/rules/train.smk"  # train -> embed, round after round
 include: "workflow/rules/query.smk"  # query -> label, round after round
@@ -23,4 +27,4 @@ rule all:
     """Everything that the study asks for."""
     default_target: True
     input:
-        STUDY_DIR + "/report.html",
+        f"{STUDY_DIR}/report.html",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from allround import learners
 from allround.errors import AllroundError
 from allround.identity import canonical
-from allround.learners import augmentation, optimisers, resume, training
+from allround.learners import augmentation, optimisers, resume, steps, training
 from allround.learners.inference import half, outputs
 from allround.learners.model import build, pack, unpack, weights
 from allround.learners.schedules import rates
@@ -27,8 +28,8 @@ CPU = torch.device("cpu")
 LIBRARY = [  # one of each kind of head
     ("torchvision:resnet18", {}, (32, 32, 3)),
     ("torchvision:mobilenet_v3_small", {}, (32, 32, 1)),
-    ("torchvision:vit_b_32", {"image_size": 32, "num_layers": 1}, (32, 32, 3)),
-    ("timm:resnet10t", {}, (32, 32, 1)),
+    ("torchvision:shufflenet_v2_x0_5", {}, (32, 32, 3)),
+    ("timm:resnet10t", {"zero_init_last": False}, (32, 32, 1)),
     ("timm:vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "depth": 1}, (32, 32, 3)),
 ]
 
@@ -144,7 +145,7 @@ def test_every_learner_of_the_catalogue_is_valid_and_its_settings_are_json(name)
     entry = yaml.safe_load(CATALOGUE.read_text())[name]
     settings = learners.settings(entry, name)
     assert learners.settings(settings, name) == settings
-    assert yaml.safe_load(canonical(settings)) == settings
+    assert json.loads(canonical(settings)) == settings
     assert all(
         Path(learners.FOLDER / f"{module.rpartition('.')[2]}.py").exists() for module in learners.modules(settings)
     )
@@ -303,7 +304,11 @@ def test_optimisers_take_the_steps_of_torch_optim(entry):
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
-CNN = {"architecture": "cnn", "arguments": {"width": 4, "dropout": 0.2}, "augmentation": {"crop": 1, "flip": True}}
+CNN = {
+    "architecture": "cnn",
+    "arguments": {"width": 4, "hidden": 16, "dropout": 0.2},
+    "augmentation": {"crop": 1, "flip": True},
+}
 
 
 @pytest.mark.parametrize("architecture", ["mlp", "cnn"])
@@ -314,6 +319,19 @@ def test_a_learner_learns(architecture):
     blocks = list(outputs(fitted.model, images, mean=(0.4,), std=(0.25,), device=CPU))
     assert fitted.train_accuracy > 0.95 and evaluate(np.concatenate([b[2] for b in blocks]), labels)["accuracy"] > 0.9
     assert fitted.epochs == 30 and fitted.steps == 150 and fitted.images == 1200
+
+
+def test_a_learner_learns_in_bfloat16():
+    recipe = {
+        "architecture": "cnn",
+        "arguments": CNN["arguments"],
+        "epochs": 15,
+        "batch_size": 8,
+        "optimiser": {"name": "adam", "lr": 0.01},
+    }
+    exact, coarse = (fit(learner(**recipe, precision=precision)) for precision in ("float32", "bfloat16"))
+    assert coarse.train_accuracy > 0.8 and not same(exact.model, coarse.model)
+    assert all(parameter.dtype == torch.float32 for parameter in coarse.model.parameters())
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
@@ -409,6 +427,71 @@ def test_progress_says_epoch_loss_accuracy_speed_and_eta(monkeypatch):
     fit(learner(epochs=2, batch_size=20), log=said.append)
     assert said[0].startswith("epoch 1 of at most 2, step 1 of 2: loss ") and "images/s, ETA " in said[0]
     assert said[-1].startswith("trained 2 epochs, 4 steps: loss ")
+
+
+def test_the_warm_up_of_a_capture_leaves_no_trace():
+    entry = learner(**CNN, epochs=1, batch_size=16, optimiser={"name": "adam", "lr": 0.01})
+    torch.manual_seed(0)
+    model = build(entry, (8, 8, 1), 4)
+    parts = optimisers.groups(model, entry["optimiser"])
+    changed = optimisers.tensors(model, parts)
+    buffers = steps.allocate(*problem(), (0.4,), (0.25,), entry, CPU)
+    buffers.rates.fill_(0.01)
+    step = steps.stepper(model, parts, buffers, entry, (8, 8))
+    before = [tensor.clone() for tensor in changed]
+    with steps.unchanged(changed):
+        for _ in range(steps.WARM_UP):
+            buffers.at.zero_()
+            step()
+        assert sum(not torch.equal(a, b) for a, b in zip(before, changed, strict=True)) > len(changed) / 2
+    assert all(torch.equal(a, b) for a, b in zip(before, changed, strict=True))
+    tracked = {tensor.data_ptr() for tensor in changed}
+    assert {parameter.data_ptr() for parameter in model.parameters()} <= tracked
+    assert {tensor.data_ptr() for part in parts for tensors in part.state.values() for tensor in tensors} <= tracked
+
+
+def test_the_training_step_never_asks_the_device_for_a_value():
+    """On a GPU every such question is a stall, and ends a capture."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Watch(TorchDispatchMode):
+        asked = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            self.asked += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+            return function(*arguments, **(options or {}))
+
+    for optimiser in ("sgd", "adam", "adamw"):
+        entry = learner(**CNN, epochs=1, batch_size=16, optimiser={"name": optimiser}, label_smoothing=0.1)
+        model = build(entry, (8, 8, 1), 4)
+        parts = optimisers.groups(model, entry["optimiser"])
+        buffers = steps.allocate(*problem(), (0.4,), (0.25,), entry, CPU)
+        with Watch() as watch:
+            steps.stepper(model, parts, buffers, entry, (8, 8))()
+            assert watch.asked == 0
+            buffers.loss.item()
+            assert watch.asked == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_on_a_gpu_the_captured_step_trains_like_the_eager_one(optimiser):
+    from allround.device import choose
+
+    entry = learner(**CNN, epochs=3, batch_size=16, optimiser={"name": optimiser, "lr": 0.01}, precision="float32")
+    images, labels = problem()
+    said, device = [], choose("cuda")
+    common = {"classes": 4, "mean": (0.4,), "std": (0.25,), "device": device, "log": said.append}
+
+    def run(graphs):
+        return training.fit(images, labels, entry, seeds=np.random.SeedSequence(0), graphs=graphs, **common)
+
+    captured, again, eager = run(True), run(True), run(False)
+    assert not [line for line in said if "cannot be captured" in line]
+    assert same(captured.model, again.model)
+    assert captured.train_loss == pytest.approx(eager.train_loss, rel=1e-2)
+    for a, b in zip(weights(captured.model).values(), weights(eager.model).values(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-2, rtol=1e-2)
 
 
 # --- inference and scores ---------------------------------------------------------------------------------------------

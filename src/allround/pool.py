@@ -22,7 +22,7 @@ from allround.errors import AllroundError
 if TYPE_CHECKING:
     import torch
 
-BLOCK_BYTES = 64 << 20  # rows are read in blocks of about this size
+BLOCK_BYTES = 16 << 20  # rows are read in blocks of about this size: small enough for the allocator to use again
 ROW_AXIS = {"mc_logits": 1}  # where the examples lie in a field; 0 in all others
 DERIVED = {"probabilities": "logits"}  # field -> the field it is computed from
 HALF_IS_ENOUGH = {"features"}  # fields that stay in 16 bits where they are stored so; all others become float32
@@ -205,7 +205,13 @@ class Pool:
         """
         import torch
 
-        return torch.cat([function(*blocks) for _, blocks in self._blocks(fields, self.unlabelled)])
+        out = None
+        for place, blocks in self._blocks(fields, self.unlabelled):
+            part = function(*blocks)
+            if out is None:  # not a list of parts: small ones, kept between large blocks, keep the heap from shrinking
+                out = torch.empty((len(self), *part.shape[1:]), dtype=part.dtype, device=part.device)
+            out[place] = part
+        return out
 
     def _field(self, name: str) -> Field:
         source = DERIVED.get(name, name)

@@ -81,6 +81,11 @@ class Study:
         }
 
 
+def wants_gpu(device: str) -> bool:
+    """Whether jobs will run on a GPU; `auto` looks for NVIDIA's driver, because importing torch to ask it is slow."""
+    return device.startswith("cuda") or (device == "auto" and Path("/dev/nvidiactl").exists())
+
+
 def load(config: Mapping[str, Any], root: Path) -> Study:
     """Check the site's configuration and the study it names; raise one AllroundError that says what to mend.
 

@@ -1,4 +1,4 @@
-"""What all rules share: the checked study, cells, identities, and which inputs a job still needs."""
+"""What all rules share: the checked study, cells, and which inputs a job still needs."""
 
 from pathlib import Path
 
@@ -31,16 +31,14 @@ STUDY = checked_study()
 STUDY_DIR = f"results/studies/{STUDY.name}"
 CELL = "results/{dataset}/{learner}/{start}/{arm}/seed{seed}/round{round}"
 START = CELL.replace("{arm}", layout.START).replace("{round}", "000")
-ON_GPU = config["device"].startswith("cuda") or (
-    config["device"] == "auto" and Path("/dev/nvidiactl").exists()
-)
+GPU = int(study.wants_gpu(config["device"]))
 
 
 wildcard_constraints:
     dataset="[^/]+",
     learner="[^/]+",
     start="[a-z]+[0-9]+",
-    arm=r"start|[^/]+@[0-9]+",
+    arm="start|[^/]+@[0-9]+",
     seed="[0-9]+",
     round="[0-9][0-9][0-9]",
     view="[a-z_]+",
@@ -60,7 +58,7 @@ def cell_of(wildcards):
 
 def in_cell(cell, name):
     """Path of a file of a cell."""
-    return str(layout.path("results", cell, name))
+    return f"results/{cell.folder}/{name}"
 
 
 def kept(kind, path):
@@ -75,11 +73,9 @@ def unless_finished(outputs, identity, inputs):
     them would rerun it whenever a deleted embedding or checkpoint is made again for somebody else: Snakemake
     reruns the consumers of a file that it makes, ancient() or not, if that file was missing.
     """
-    return (
-        inputs
-        if forced() or not all(made_by(path, identity) for path in outputs)
-        else {}
-    )
+    if all(made_by(path, identity) for path in outputs) and not forced():
+        return {}
+    return inputs
 
 
 def made_by(path, identity):
@@ -87,9 +83,9 @@ def made_by(path, identity):
     if not Path(path).exists():
         return False
     persistence = workflow.persistence
-    record = persistence._read_record(path)
     if persistence._filter_incomplete_keys([path]):
         return False
+    record = persistence._read_record(path)
     return record is None or record.params == [repr(identity)]
 
 

@@ -1,27 +1,21 @@
 """The study's tables, figures and report."""
 
 
-def collect_identity(wildcards):
-    return plan.collect(STUDY)
-
-
-def report_identity(wildcards):
-    return plan.report(STUDY)
-
-
-def all_metrics(wildcards):
-    return [in_cell(cell, "metrics.json") for cell in STUDY.cells()]
-
-
 rule collect:
     """rounds.csv: one row per dataset, learner, strategy, seed and round; provenance.json: what made it."""
     input:
         all_metrics,
     output:
-        rounds=STUDY_DIR + "/rounds.csv",
-        provenance=STUDY_DIR + "/provenance.json",
+        rounds=report(
+            f"{STUDY_DIR}/rounds.csv",
+            caption="../report/rounds.rst",
+            category="Tables",
+        ),
+        provenance=f"{STUDY_DIR}/provenance.json",
     log:
-        STUDY_DIR + "/log/collect.log",
+        f"{STUDY_DIR}/log/collect.log",
+    conda:
+        "allround"
     resources:
         mem_mb=2000,
         runtime=30,
@@ -39,27 +33,34 @@ rule collect:
 rule report:
     """report.html, self-contained; figures (svg, pdf) and the tables behind them."""
     input:
-        rounds=STUDY_DIR + "/rounds.csv",
-        provenance=STUDY_DIR + "/provenance.json",
+        rounds=f"{STUDY_DIR}/rounds.csv",
+        provenance=f"{STUDY_DIR}/provenance.json",
     output:
         report=report(
-            STUDY_DIR + "/report.html",
+            f"{STUDY_DIR}/report.html",
             caption="../report/report.rst",
             category="Report",
         ),
         summary=report(
-            STUDY_DIR + "/summary.csv",
+            f"{STUDY_DIR}/summary.csv",
             caption="../report/summary.rst",
             category="Tables",
         ),
         efficiency=report(
-            STUDY_DIR + "/efficiency.csv",
+            f"{STUDY_DIR}/efficiency.csv",
             caption="../report/efficiency.rst",
             category="Tables",
         ),
-        figures=directory(STUDY_DIR + "/figures"),
+        figures=report(
+            directory(f"{STUDY_DIR}/figures"),
+            patterns=["{name}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+        ),
     log:
-        STUDY_DIR + "/log/report.log",
+        f"{STUDY_DIR}/log/report.log",
+    conda:
+        "allround"
     resources:
         mem_mb=4000,
         runtime=30,

@@ -110,8 +110,7 @@ def bootstrap(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     n = len(values)
     if n < 2:
         return np.full(values.shape[1:], np.nan), np.full(values.shape[1:], np.nan)
-    picks = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
-    share = (picks[:, :, None] == np.arange(n)).mean(axis=1)  # (resamples, seeds)
+    share = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n  # (resamples, seeds)
     means = np.tensordot(share, values, axes=1)  # (resamples, ...)
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(means, [tail, 1 - tail], axis=0)

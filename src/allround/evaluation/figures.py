@@ -396,6 +396,8 @@ def _label_ends(ax: Axes, ends: dict[str, tuple[float, float]], look: dict[str, 
     To be called last: it needs the final limits and fixes the layout.
     """
     figure = ax.figure
+    if not ends:
+        return
     margin = 0.34 + max(_inches(name) for name in ends)
     figure.get_layout_engine().set(rect=(0, 0, 1 - margin / figure.get_figwidth(), 1))
     _settle(figure)
@@ -434,7 +436,10 @@ def _spread(wanted: np.ndarray, gap: float, bottom: float, top: float) -> np.nda
 
 @dataclass(frozen=True)
 class Panel:
-    """What a small panel shows. x, y: columns; times_x, times_y: their factors; remark: words beside a line's name."""
+    """What a small panel shows.
+
+    x, y: columns; times_x, times_y: their factors; remark: a number beside a line's name, which aside explains
+    """
 
     x: str
     times_x: float
@@ -444,15 +449,19 @@ class Panel:
     ylabel: str
     draw: Callable[[Axes, pd.DataFrame, Look], None]
     remark: Callable[[pd.DataFrame], str]
+    aside: str
 
 
 def _multiples(group: dict, lines: dict[str, pd.DataFrame], look: dict[str, Look], panel: Panel, note: str) -> Figure:
     """One small panel a strategy, all the others in grey behind and random in black; shared axes."""
     names = [name for name in lines if name != BASELINE]
-    columns = 4 if len(names) <= 20 else 5
+    longest = max(map(len, names))
+    columns = 5 if len(names) > 20 and longest <= 12 else 4
     rows = -(-len(names) // columns)
-    figure = Figure((WIDTH + 0.6, 0.8 + 1.3 * rows), layout="constrained")
+    figure = Figure((WIDTH + 0.6, 0.95 + 1.3 * rows))
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    width, height = figure.get_size_inches()  # placed by hand: constrained layout takes seconds for forty panels
+    figure.subplots_adjust(0.55 / width, 0.45 / height, 1 - 0.08 / width, 1 - 0.62 / height, wspace=0.1, hspace=0.28)
     for ax in axes.flat[len(names) :]:
         ax.set_visible(False)
     scale = np.array([panel.times_x, panel.times_y])
@@ -466,21 +475,23 @@ def _multiples(group: dict, lines: dict[str, pd.DataFrame], look: dict[str, Look
         panel.draw(ax, lines[name], look[name])
         for drawn in ax.lines:
             drawn.set_markersize(min(drawn.get_markersize(), 4.5 if drawn.get_marker() == ARROW else 2.6))
-        ax.set_title(name, loc="left", fontsize=7.5, pad=3)
+        ax.set_title(name, loc="left", fontsize=min(7.5, 7.5 * 18 / longest), pad=3)
         ax.set_title(panel.remark(lines[name]), loc="right", fontsize=6.5, color=MUTED, pad=3)
         ax.tick_params(labelsize=6.5)
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(3, integer=panel.x == "n_labels"))
     axes[0, 0].xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    figure.supxlabel(panel.xlabel, fontsize=8, color=INK)
-    figure.supylabel(panel.ylabel, fontsize=8, color=INK)
+    figure.text(0.5, 0.08 / height, panel.xlabel, fontsize=8, ha="center", va="bottom")
+    figure.text(0.05 / width, 0.5, panel.ylabel, fontsize=8, ha="left", va="center", rotation="vertical")
     baseline = "grey: the others" if panel is EFFICIENCY else "black: random, grey: the others"
-    figure.suptitle(f"{title(group)}\n{baseline}; {note}", fontsize=8, color=INK, x=0.01, ha="left")
+    figure.text(0.05 / width, 1 - 0.08 / height, title(group), fontsize=8.5, va="top")
+    figure.text(0.05 / width, 1 - 0.26 / height, f"{baseline}; {note}{panel.aside}", fontsize=7, color=MUTED, va="top")
     return figure
 
 
 def _end_gain(line: pd.DataFrame) -> str:
+    """The last paired difference in points; nothing without one."""
     gain = line["gain"].iloc[-1] if len(line) else np.nan
-    return f"{100 * gain:+.1f} points".replace("-", "−") if np.isfinite(gain) else ""
+    return f"{100 * gain:+.1f}".replace("-", "−") if np.isfinite(gain) else ""
 
 
 def _end_efficiency(line: pd.DataFrame) -> str:
@@ -488,8 +499,17 @@ def _end_efficiency(line: pd.DataFrame) -> str:
     return f"{'< ' if end['bound'] == 'upper' else ''}{end['efficiency']:.2f}×"
 
 
-CURVE = Panel("n_labels", 1, "mean", 100, "labels", "test accuracy (%)", _draw_curve, _end_gain)
-GAIN = Panel("n_labels", 1, "gain", 100, "labels", "minus random (points)", _draw_gain, _end_gain)
+AT_END = "; numbers: at the end, minus random (points)"
+CURVE = Panel("n_labels", 1, "mean", 100, "labels", "test accuracy (%)", _draw_curve, _end_gain, AT_END)
+GAIN = Panel("n_labels", 1, "gain", 100, "labels", "minus random (points)", _draw_gain, _end_gain, AT_END)
 EFFICIENCY = Panel(
-    "accuracy", 100, "efficiency", 1, "test accuracy (%)", "labelling efficiency", _draw_efficiency, _end_efficiency
+    x="accuracy",
+    times_x=100,
+    y="efficiency",
+    times_y=1,
+    xlabel="test accuracy (%)",
+    ylabel="labelling efficiency",
+    draw=_draw_efficiency,
+    remark=_end_efficiency,
+    aside="; numbers: at the right end",
 )

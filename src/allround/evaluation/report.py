@@ -258,20 +258,23 @@ def warnings(rounds: pd.DataFrame, provenance: Mapping) -> list[str]:
             found.append(f"One seed: there is no spread to show, and no difference below is a finding{where}.")
         first = rows[rows["round"] == 0].groupby("seed")["accuracy"]
         if (first.nunique() > 1).any():
-            found.append(f"Strategies of one seed differ in round 0, which they should share: pairs are broken{where}.")
+            found.append(f"Arms of a seed differ in round 0, which they should share: pairs are broken{where}.")
     sizes = rounds.groupby(ARM)["seed"].nunique()
     if 1 < sizes.max() <= 3:
+        few = "Two" if sizes.max() == 2 else "Three"
         found.append(
-            f"{'Two' if sizes.max() == 2 else 'Three'} seeds: intervals of differences are wide, and those of labelling "
-            "efficiency (bootstrap) are no more than the range of the seeds."
+            f"{few} seeds: intervals of differences are wide, and those of labelling efficiency (bootstrap) are no "
+            "more than the range of the seeds."
         )
     if len(provenance.get("devices", [])) > 1:
         found.append("Jobs ran on different devices: compare their seconds with care.")
     for name, values in sorted(provenance.get("versions", {}).items()):
         if len(values) > 1:
             found.append(f"Jobs ran with different versions of {name}: {', '.join(values)}.")
-    for stage, codes in sorted(provenance.get("code", {}).items()):
-        if not isinstance(codes, Mapping) and len(codes) > 1:
+    code = dict(provenance.get("code", {}))
+    code |= {f"query ({name})": codes for name, codes in code.pop("query", {}).items()}
+    for stage, codes in sorted(code.items()):
+        if len(codes) > 1:
             found.append(f"Artifacts of stage {stage} come from {len(codes)} versions of its code.")
     return found
 
@@ -297,11 +300,15 @@ def _cells(rows: pd.DataFrame) -> str:
 def facts(rounds: pd.DataFrame, sections: list[dict]) -> list[tuple[str, str]]:
     """The study in numbers: (value, unit)."""
     spent = seconds_spent(rounds)
-    found = [(f"{rounds['strategy'].nunique():,}", "strategies"), (f"{rounds['seed'].nunique():,}", "seeds")]
-    found += [(f"{rounds['round'].nunique():,}", "rounds"), (f"{int(rounds['n_labels'].max()):,}", "labels at the end")]
-    found += [(f"{len(sections):,}", "settings")] if len(sections) > 1 else []
-    found += [(duration(spent), "of computing")] if spent else []
-    return [(value, unit.removesuffix("s") if value == "1" and unit.endswith("s") else unit) for value, unit in found]
+    counts = {
+        "strategy": rounds["strategy"].nunique(),
+        "seed": rounds["seed"].nunique(),
+        "round": rounds["round"].nunique(),
+    }
+    counts |= {"setting": len(sections)} if len(sections) > 1 else {}
+    found = [(f"{n:,}", noun if n == 1 else _plural(noun)) for noun, n in counts.items()]
+    found.append((f"{int(rounds['n_labels'].max()):,}", "labels at the end"))
+    return found + ([(duration(spent), "of computing")] if spent else [])
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -354,11 +361,12 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else number(value, 3 if value < 0.1 else 2)
 
 
-_PLURALS = {"strategy": "strategies"}
-
-
 def _count(n: int, noun: str) -> str:
-    return f"one {noun}" if n == 1 else f"{n:,} {_PLURALS.get(noun, noun + 's')}"
+    return f"one {noun}" if n == 1 else f"{n:,} {_plural(noun)}"
+
+
+def _plural(noun: str) -> str:
+    return noun.removesuffix("y") + "ies" if noun.endswith("y") else noun + "s"
 
 
 # --- what the charts draw ---------------------------------------------------------------------------------------------

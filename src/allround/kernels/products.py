@@ -39,10 +39,11 @@ def unit(*factors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def squared_norms(factors: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """|x_i|^2, (n,) float64, in blocks: squares in float64 of all rows at once would be larger than the rows."""
-    norms = 1.0
+    norms = torch.ones(len(factors[0]), dtype=torch.float64, device=factors[0].device)
     for factor in factors:
-        blocks = factor.split(max(1, BLOCK // 16 // factor.shape[1]))
-        norms = norms * torch.cat([block.double().square_().sum(1) for block in blocks])
+        step = max(1, BLOCK // 16 // factor.shape[1])
+        for start in range(0, len(factor), step):
+            norms[start : start + step] *= factor[start : start + step].double().square_().sum(1)
     return norms
 
 

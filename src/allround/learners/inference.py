@@ -35,22 +35,28 @@ def outputs(
     scale = moments(mean, std, device)
     model.eval()
     pending = None
-    with torch.inference_mode():
-        for start in range(0, n, block):
-            raw = torch.from_numpy(np.ascontiguousarray(images[start : start + block]))
-            if device.type == "cuda":
-                raw = raw.pin_memory().to(device, non_blocking=True)
-            current = (start, *model.outputs(normalise(raw, *scale)))
-            if pending:
-                yield _finished(*pending)
-            pending = current
+    for start in range(0, n, block):
+        raw = torch.from_numpy(np.array(images[start : start + block]))  # read from disk here
+        if device.type == "cuda":
+            raw = raw.pin_memory().to(device, non_blocking=True)
+        with torch.inference_mode():
+            parts = model.outputs(normalise(raw, *scale))
+            parts = [part.float().to("cpu", non_blocking=True) for part in parts]  # into pinned memory, from a GPU
+        ready = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
         if pending:
             yield _finished(*pending)
+        pending = (start, *parts, ready)
+    if pending:
+        yield _finished(*pending)
 
 
-def _finished(start: int, features: torch.Tensor, logits: torch.Tensor) -> tuple[int, np.ndarray, np.ndarray]:
-    """Outputs on the host; waits for the device."""
-    features, logits = features.float().cpu().numpy(), logits.float().cpu().numpy()
+def _finished(
+    start: int, features: torch.Tensor, logits: torch.Tensor, ready: torch.cuda.Event | None
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """A block's outputs once they are on the host; the device works on the next block meanwhile."""
+    if ready:
+        ready.synchronize()
+    features, logits = features.numpy(), logits.numpy()
     if np.isnan(features).any() or not np.isfinite(logits).all():
         raise AllroundError(
             f"the model's outputs for images {start} to {start + len(logits) - 1} are not finite: its training "

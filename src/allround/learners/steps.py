@@ -9,7 +9,8 @@ where a capture fails, the same function runs eagerly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ def stepper(
 ) -> Callable[[], None]:
     """The step as a function without arguments: gather, augment, forward, loss, backward, update, count."""
     device = buffers.images.device
-    half = learner["precision"] == "bfloat16" or (learner["precision"] == "auto" and device.type == "cuda")
+    half = learner["precision"] == "bfloat16" or (learner["precision"] == "auto" and _has_bfloat16(device))
     augment, smoothing = learner["augmentation"], learner["label_smoothing"]
 
     def step() -> None:
@@ -100,6 +101,11 @@ def stepper(
     return step
 
 
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 faster than float32: GPUs since Ampere. CPUs are taken not to."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def faster(
     step: Callable[[], None], buffers: Buffers, changed: list[Tensor], log: Callable[[str], None]
 ) -> Callable[[], None]:
@@ -111,18 +117,30 @@ def faster(
     device = buffers.images.device
     if device.type != "cuda":
         return step
-    before = [tensor.clone() for tensor in changed]
+    stream = torch.cuda.current_stream(device)
+    with unchanged(changed):
+        try:
+            return _capture(step, buffers, device)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            torch.cuda.set_stream(stream)  # a capture that fails may leave its own stream behind
+            reason = str(error).partition("\n")[0]
+            log(f"the training step cannot be captured as a CUDA graph, training goes on without: {reason}")
+            return step
+        finally:
+            torch.cuda.synchronize(device)
+
+
+@contextmanager
+def unchanged(tensors: list[Tensor]) -> Iterator[None]:
+    """Put back what the tensors held before, in place: a graph keeps their addresses."""
+    before = [tensor.clone() for tensor in tensors]
     try:
-        return _capture(step, buffers, device)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        log(f"the training step cannot be captured as a CUDA graph, going on without ({str(error).splitlines()[0]})")
-        return step
+        yield
     finally:
-        torch.cuda.synchronize(device)
         with torch.no_grad():
-            for tensor, value in zip(changed, before, strict=True):
+            for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)
 
 

@@ -156,7 +156,7 @@ def _checked(name: str, picks: Any, pool: Pool, budget: int) -> Picks:
     index, score = picks if isinstance(picks, Picks) else (picks, None)
     index, score = _array(index, np.int64), None if score is None else _array(score, np.float64)
     if score is not None and not np.isfinite(score).all():
-        raise AllroundError(f"strategy '{name}' computed a score that is not finite; check its settings and the logits.")
+        raise AllroundError(f"strategy '{name}' computed a score that is not finite; check its settings.")
     fresh = np.isin(index, pool.unlabelled)
     if index.shape != (budget,) or len(np.unique(index)) != budget or not fresh.all():
         fault = f"{len(np.unique(index[fresh]))} distinct unlabelled examples where {budget} were asked for"

@@ -1,36 +1,32 @@
-"""A small convolutional network for images of MNIST's size: three blocks, a few seconds of training on one CPU core.
+"""A small convolutional network for images of MNIST's size: seconds of training on one CPU core.
 
-Every block is 3x3 convolution, batch normalisation, ReLU; the first two end in 2x2 max pooling, the last in the mean
-over positions, so that any size from 4 x 4 and any number of channels fits.
+Three blocks of 3x3 convolution, batch normalisation, ReLU and 2x2 max pooling, then one hidden layer over all
+positions: few labels of centred objects are learned better with their positions than with a mean over them. Any size
+from 8 x 8 and any number of channels.
 """
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 
 def build(
-    shape: tuple[int, int, int], classes: int, *, width: int = 32, dropout: float = 0.0
+    shape: tuple[int, int, int], classes: int, *, width: int = 16, hidden: int = 128, dropout: float = 0.0
 ) -> tuple[nn.Module, nn.Module]:
-    """`width`, 2 `width` and 4 `width` channels; dropout before the head."""
+    """`width`, 2 `width` and 4 `width` channels, `hidden` features; dropout before the head."""
+    height, breadth, channels = shape
     body = nn.Sequential(
-        _block(shape[2], width),
-        nn.MaxPool2d(2),
+        _block(channels, width),
         _block(width, 2 * width),
-        nn.MaxPool2d(2),
         _block(2 * width, 4 * width),
-        Mean(),
+        nn.Flatten(),
+        nn.Linear(4 * width * (height // 8) * (breadth // 8), hidden),
+        nn.ReLU(),
         nn.Dropout(dropout),
     )
-    return body, nn.Linear(4 * width, classes)
+    return body, nn.Linear(hidden, classes)
 
 
 def _block(inside: int, outside: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(inside, outside, 3, padding=1, bias=False), nn.BatchNorm2d(outside), nn.ReLU())
-
-
-class Mean(nn.Module):
-    """The mean over positions; unlike adaptive pooling its gradient is deterministic on CUDA."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return maps.mean((2, 3))  # (n, c, h, w) -> (n, c)
+    conv = nn.Conv2d(inside, outside, 3, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outside), nn.ReLU(), nn.MaxPool2d(2))

@@ -1,0 +1,159 @@
+"""Collect: every round of a study as one tidy table, and what it was made with.
+
+Reads metrics.json, cost/*.json and the identity of query.csv in every cell of the study's grid; writes rounds.csv (one
+row a dataset, learner, strategy, seed and round) and provenance.json (code fingerprints, versions, hosts, devices).
+Round 0 is shared by all strategies and repeated for each, since every curve starts there; so are its costs. A missing
+cost is an empty field. A missing or misplaced result, or a labelled set of the wrong size, is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from allround import layout
+from allround.artifacts import identity_of, read_json, read_metrics, same_dataset, write_text
+from allround.errors import AllroundError
+from allround.job import run_stage
+from allround.layout import Cell
+
+COLUMNS = ["dataset", "learner", "start", "strategy", "budget", "seed", "round", "n_labels", "accuracy", "nll", "ece"]
+COLUMNS += ["epochs", "seconds_train", "seconds_embed", "seconds_query", "seconds_label"]
+COLUMNS += ["peak_memory_mb", "peak_gpu_memory_mb", "device", "host"]
+MEASURES = ["n_labels", "accuracy", "nll", "ece", "epochs"]
+
+
+def collect(*, results: Path, rounds: Path, provenance: Path, identity: str, **_: object) -> dict:
+    """Write the table of rounds and where it came from. results: the folder that holds all cells."""
+    study = json.loads(identity)["settings"]["study"]
+    seen = Seen()
+    rows = [row(results, study, cell, strategy, seen) for cell, strategy in cells(study)]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    write_text(rounds, table.to_csv(index=False, lineterminator="\n"))
+    body = {"study": study, **seen.as_dict(), "identity": json.loads(identity)}
+    write_text(provenance, json.dumps(body, indent=1) + "\n")
+    return {"rounds": len(table)}
+
+
+def cells(study: Mapping) -> Iterator[tuple[Cell, str]]:
+    """(cell, strategy) of every point of every curve: a strategy's own arm, also in round 0."""
+    for dataset in study["datasets"]:
+        for learner in study["learners"]:
+            for strategy in study["strategies"]:
+                arm = layout.arm(strategy, study["budget"])
+                for seed in study["seeds"]:
+                    for number in range(study["rounds"]):
+                        yield Cell(dataset, learner, study["start"]["name"], arm, seed, number), strategy
+
+
+def row(results: Path, study: Mapping, cell: Cell, strategy: str, seen: Seen) -> dict:
+    """One row of the table; what made it is noted in `seen`."""
+    place = layout.path(results, cell.home, "metrics.json")
+    metrics = read_metrics(place, expect=cell.home.as_dict())
+    wanted = study["start"]["size"] + cell.round * study["budget"]
+    if metrics["n_labels"] != wanted:
+        raise AllroundError(
+            f"{place}: trained on {metrics['n_labels']} labels, but round {cell.round} of this study has {wanted}; "
+            "delete it and run the same command again."
+        )
+    seen.result(place, cell.dataset, metrics)
+    costs = {name: cost(path, seen) for name, path in cost_paths(results, study, cell, strategy, seen).items()}
+    train = costs["train"]
+    found = {"dataset": cell.dataset, "learner": cell.learner, "start": cell.start, "strategy": strategy}
+    found |= {"budget": study["budget"], "seed": cell.seed, "round": cell.round}
+    found |= {name: metrics.get(name) for name in MEASURES}
+    for stage in ("train", "embed", "query", "label"):
+        found[f"seconds_{stage}"] = total(each.get("seconds") for name, each in costs.items() if name.startswith(stage))
+    for name in ("peak_memory_mb", "peak_gpu_memory_mb"):
+        found[name] = max((each[name] for each in costs.values() if each.get(name) is not None), default=None)
+    return found | {"device": train.get("device"), "host": train.get("host")}
+
+
+def cost_paths(results: Path, study: Mapping, cell: Cell, strategy: str, seen: Seen) -> dict[str, Path]:
+    """Cost files of one round of one arm; of the views in a shared round 0, only those that this arm's query read."""
+    query = layout.path(results, cell, "query.csv")
+    found = {"train": layout.path(results, cell.home, "cost/train.json")}
+    found |= {"query": layout.path(results, cell, "cost/query.json")}
+    found |= {"label": layout.path(results, cell.home, f"cost/{'label' if cell.round else 'seed_set'}.json")}
+    made = identity_of(query) if cell.round < study["rounds"] - 1 else None  # the last round asks for nothing
+    if made:
+        job = json.loads(made)
+        seen.code("query", job["code"], strategy)
+        for view in sorted(set(job["inputs"]) - {"labels"}):
+            found[f"embed {view}"] = layout.path(results, cell.home, f"cost/embed_{view}.json")
+    return found
+
+
+def cost(path: Path, seen: Seen) -> dict:
+    """What a job cost; empty where that was not kept."""
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    seen.job(path, found)
+    return found
+
+
+def total(values: Iterator) -> float | None:
+    """Sum of what is known; None where nothing is."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return round(sum(known), 4) if known else None
+
+
+class Seen:
+    """What made the results: code, versions, hosts, devices, datasets. Grows with every file that is read."""
+
+    def __init__(self) -> None:
+        self.codes: dict[str, set[str]] = {}
+        self.queries: dict[str, set[str]] = {}
+        self.versions: dict[str, set[str]] = {}
+        self.hosts: set[str] = set()
+        self.devices: set[str] = set()
+        self.started: set[str] = set()
+        self.datasets: dict[str, tuple[Path, str]] = {}
+        self.jobs: set[Path] = set()
+
+    def result(self, path: Path, dataset: str, metrics: Mapping) -> None:
+        """A metrics.json; refuses results on two versions of one dataset."""
+        first, digest = self.datasets.setdefault(dataset, (path, metrics["dataset_digest"]))
+        same_dataset(path, metrics["dataset_digest"], first, digest)
+        self.code("train", metrics["identity"]["code"])
+
+    def code(self, stage: str, fingerprint: str, strategy: str | None = None) -> None:
+        """A stage's code fingerprint; for queries, its strategy's."""
+        found, key = (self.codes, stage) if strategy is None else (self.queries, strategy)
+        found.setdefault(key, set()).add(fingerprint)
+
+    def job(self, path: Path, cost: Mapping) -> None:
+        """A cost file; each counts once, however many curves share it."""
+        if path in self.jobs:
+            return
+        self.jobs.add(path)
+        self.hosts.update(filter(None, [cost.get("host")]))
+        self.devices.update(filter(None, [cost.get("device_name") or cost.get("device")]))
+        self.started.update(filter(None, [cost.get("started")]))
+        for name, version in cost.get("versions", {}).items():
+            self.versions.setdefault(name, set()).add(str(version))
+        if "code" in cost and cost.get("stage") != "query":
+            self.code(cost["stage"], cost["code"])
+
+    def as_dict(self) -> dict:
+        """Sorted, for JSON."""
+        return {
+            "code": {name: sorted(codes) for name, codes in sorted(self.codes.items())}
+            | {"query": {name: sorted(codes) for name, codes in sorted(self.queries.items())}},
+            "versions": {name: sorted(versions) for name, versions in sorted(self.versions.items())},
+            "hosts": sorted(self.hosts),
+            "devices": sorted(self.devices),
+            "digests": {name: digest for name, (_, digest) in sorted(self.datasets.items())},
+            "jobs": len(self.jobs),
+            "first": min(self.started, default=None),
+            "last": max(self.started, default=None),
+        }
+
+
+if __name__ == "__main__":
+    run_stage(collect, inputs=("results",), outputs=("rounds", "provenance"))

@@ -1,0 +1,490 @@
+"""Every file in strategies/: one contract for all; each formula against a brute force in float64 from its paper.
+
+A new file is under the contract as soon as it is there. What it needs beyond the tests here is a reference of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_kernels import assert_greedy, cosines, dense_k_centre, dense_k_means_plus_plus, kronecker
+from test_pool import identity, write_view
+
+from allround import strategies
+from allround.artifacts import Labels, write_labels
+from allround.errors import AllroundError
+from allround.pool import Pool
+from allround.strategies import describe, names, run, select, settings
+
+# Every strategy with its defaults, and with every allowed value of each hyperparameter that names its values.
+VARIANTS = [(name, {}) for name in names()] + [
+    (name, {key: value})
+    for name in names()
+    for key, values in describe(name).choices.items()
+    for value in values
+    if value != describe(name).hyperparameters[key]
+]
+EVERY = pytest.mark.parametrize(("name", "hyperparameters"), VARIANTS, ids=[f"{n}-{'-'.join(h)}" for n, h in VARIANTS])
+
+
+def arrays(n: int = 60, d: int = 8, c: int = 5, seed: int = 0) -> dict[str, np.ndarray]:
+    """What the contract gives to every strategy: features, logits of a linear layer over them, and 10 labels."""
+    rng = np.random.default_rng(seed)
+    features = np.maximum(rng.standard_normal((n, d)), 0).astype(np.float32)
+    logits = (features @ rng.standard_normal((d, c)) + rng.standard_normal(c)).astype(np.float32)
+    labelled = rng.permutation(n)[: max(2, n // 6)]
+    return {
+        "features": features,
+        "logits": logits,
+        "mc_logits": logits + rng.standard_normal((4, n, c)).astype(np.float32),
+        "labelled": labelled,
+        "labels": rng.integers(c, size=len(labelled)),
+    }
+
+
+def duplicates() -> dict:
+    a = arrays()
+    return a | {key: np.repeat(a[key][:6], 10, axis=0) for key in ("features", "logits")}
+
+
+def zero_vectors() -> dict:
+    a = arrays()
+    return a | {"features": np.zeros_like(a["features"]), "logits": np.zeros_like(a["logits"])}
+
+
+def certain() -> dict:
+    a = arrays()
+    return a | {"logits": np.where(a["logits"] == a["logits"].max(1, keepdims=True), 200, -200).astype(np.float32)}
+
+
+def one_class() -> dict:
+    a = arrays()
+    return a | {
+        "logits": a["logits"][:, :1],
+        "mc_logits": a["mc_logits"][..., :1],
+        "labels": np.zeros_like(a["labels"]),
+    }
+
+
+def one_label() -> dict:
+    a = arrays()
+    return a | {"labels": np.zeros_like(a["labels"])}
+
+
+def half() -> dict:
+    a = arrays()
+    return a | {"features": a["features"].astype(np.float16)}
+
+
+# situation -> (arrays, budget)
+SITUATIONS = {
+    "a usual pool": (arrays, 12),
+    "one example": (arrays, 1),
+    "everything left": (arrays, 50),
+    "everything left of duplicates": (duplicates, 50),
+    "duplicates": (duplicates, 12),
+    "zero vectors": (zero_vectors, 12),
+    "logits of 200 and -200": (certain, 12),
+    "a single class": (one_class, 12),
+    "labels of one class": (one_label, 12),
+    "features in 16 bits": (half, 12),
+}
+
+
+@EVERY
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_a_query_is_as_many_distinct_unlabelled_examples_as_asked(name, hyperparameters, situation):
+    make, budget = SITUATIONS[situation]
+    data = make()
+    before = {key: array.copy() for key, array in data.items()}
+    picks = run(name, Pool.from_arrays(**data), budget, np.random.default_rng(0), **hyperparameters)
+    assert picks.index.dtype == np.int64
+    assert picks.index.shape == (budget,)
+    assert len(set(picks.index.tolist())) == budget
+    assert not set(picks.index.tolist()) & set(data["labelled"].tolist())
+    assert set(picks.index.tolist()) <= set(range(60))
+    assert picks.score is None or (picks.score.shape == (budget,) and np.isfinite(picks.score).all())
+    for key, array in data.items():
+        np.testing.assert_array_equal(array, before[key], err_msg=f"{name} changed its input '{key}'")
+
+
+@EVERY
+def test_the_same_seed_gives_the_same_answer_and_another_seed_another_where_it_draws(name, hyperparameters):
+    data = arrays(1500)
+    answers, drew = [], []
+    for seed in (0, 0, 1, 2, 3):
+        rng = np.random.default_rng(seed)
+        start = rng.bit_generator.state
+        answers.append(run(name, Pool.from_arrays(**data), 10, rng, **hyperparameters).index.tolist())
+        drew.append(rng.bit_generator.state != start)
+    assert answers[0] == answers[1]
+    assert len(set(drew)) == 1
+    assert (len({tuple(answer) for answer in answers}) > 1) == drew[0]
+
+
+@EVERY
+def test_files_and_arrays_give_the_same_picks(name, hyperparameters, tmp_path):
+    data = arrays(200)
+    fields = {
+        "outputs": {key: data[key] for key in ("features", "logits")},
+        "mc_dropout": {"mc_logits": data["mc_logits"]},
+    }
+    views = {view: write_view(tmp_path / f"{view}.h5", view, fields[view]) for view in describe(name).needs}
+    labels = Labels(data["labelled"], data["labels"], np.zeros(len(data["labels"]), dtype=np.int64))
+    write_labels(tmp_path / "labels.csv", labels, identity=identity("label"), digest="d1")
+    pool = Pool.open(views, tmp_path / "labels.csv", size=200)
+    expected = select(name, Pool.from_arrays(**data), budget=20, seed=3, **hyperparameters)
+    assert select(name, pool, budget=20, seed=3, **hyperparameters).tolist() == expected.tolist()
+
+
+@EVERY
+def test_picks_do_not_depend_on_the_order_of_the_pool(name, hyperparameters):
+    data, order = arrays(200), np.random.default_rng(9).permutation(200)
+    rng = np.random.default_rng(0)
+    start = rng.bit_generator.state
+    picks = run(name, Pool.from_arrays(**data), 10, rng, **hyperparameters)
+    if rng.bit_generator.state != start:
+        pytest.skip("draws examples by their place in the pool")
+    moved = {key: data[key][order] for key in ("features", "logits")}
+    moved |= {"mc_logits": data["mc_logits"][:, order], "labelled": np.argsort(order)[data["labelled"]]}
+    there = select(name, Pool.from_arrays(**{**data, **moved}), budget=10, **hyperparameters)
+    assert order[there].tolist() == picks.index.tolist()
+
+
+def test_memory_is_bound_by_the_inputs_and_not_by_n_times_n_or_n_times_gradients():
+    """In a process of its own, whose peak nothing else has raised: 20,000 x (100 x 256), where the gradients would take
+    2 GB, all pairs 1.6 GB, and the inputs take 28 MB."""
+    code = """
+import resource, sys
+import numpy as np
+from allround.pool import Pool
+from allround.strategies import names, select
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)  # MB
+
+def pool(n):
+    rng = np.random.default_rng(0)
+    h, z = rng.standard_normal((n, 256), dtype=np.float32), rng.standard_normal((n, 100), dtype=np.float32)
+    return Pool.from_arrays(h, z, labelled=np.arange(0, n, 50), labels=np.arange(0, n, 50) % 100)
+
+for name in names():
+    select(name, pool(500), budget=5)  # libraries set themselves up
+large = pool(20_000)
+start = peak()
+for name in names():
+    select(name, large, budget=10)
+    print(name, round(peak() - start), "MB")
+    large = pool(20_000)
+"""
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    grown = {line.split()[0]: int(line.split()[1]) for line in out.splitlines()}
+    assert set(grown) == set(names())
+    assert max(grown.values()) < 6 * 28, grown
+
+
+# --- formulas ---------------------------------------------------------------------------------------------------------
+
+
+def dense(data: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of the unlabelled examples, in float64: indices, features, probabilities, softmax - onehot(argmax)."""
+    unlabelled = np.setdiff1d(np.arange(len(data["features"])), data["labelled"])
+    logits = data["logits"][unlabelled].astype(np.float64)
+    exponentials = np.exp(logits - logits.max(1, keepdims=True))
+    p = exponentials / exponentials.sum(1, keepdims=True)
+    return unlabelled, data["features"][unlabelled].astype(np.float64), p, p - np.eye(p.shape[1])[p.argmax(1)]
+
+
+UNCERTAINTY = {
+    "entropy": lambda p: -(p * np.log(p)).sum(1),
+    "margin": lambda p: np.sort(p, 1)[:, -2] - np.sort(p, 1)[:, -1],
+    "least_confidence": lambda p: -p.max(1),
+}
+
+
+@pytest.mark.parametrize("name", UNCERTAINTY)
+def test_uncertainty_takes_the_most_uncertain_by_its_formula(name):
+    data = arrays(300)
+    unlabelled, _, p, _ = dense(data)
+    score = UNCERTAINTY[name](p)
+    picks = run(name, Pool.from_arrays(**data), 40, np.random.default_rng(0))
+    assert picks.index.tolist() == unlabelled[np.argsort(-score, kind="stable")[:40]].tolist()
+    sign = 1 if name == "entropy" else -1
+    np.testing.assert_allclose(sign * picks.score, np.sort(score)[::-1][:40], rtol=1e-4)
+
+
+def test_entropy_of_a_certain_example_is_zero_and_not_nan():
+    pool = Pool.from_arrays(logits=np.array([[400.0, -400, 0], [1, 1, 1], [0, 0, 300]], dtype=np.float32))
+    picks = run("entropy", pool, 3, np.random.default_rng(0))
+    assert picks.index.tolist() == [1, 0, 2]
+    np.testing.assert_allclose(picks.score, [np.log(3), 0, 0], atol=1e-6)
+
+
+def test_random_draws_every_example_equally_often():
+    from scipy.stats import chisquare
+
+    pool = Pool.from_arrays(size=30, labelled=np.arange(5))
+    counts = np.bincount(np.concatenate([select("random", pool, budget=6, seed=s) for s in range(2000)]), minlength=30)
+    assert (counts[:5] == 0).all()
+    assert chisquare(counts[5:]).pvalue > 1e-4
+
+
+def test_badge_picks_what_the_dense_form_over_whole_gradients_picks():
+    data = arrays(300, d=12, c=6)
+    unlabelled, h, _, q = dense(data)
+    draws = np.random.default_rng(7).random(40)
+    expected = unlabelled[dense_k_means_plus_plus(kronecker([q, h]), draws)]
+    assert select("badge", Pool.from_arrays(**data), budget=40, seed=7).tolist() == expected.tolist()
+
+
+def test_coreset_picks_what_the_dense_form_picks():
+    data = arrays(300)
+    unlabelled, h, *_ = dense(data)
+    expected = unlabelled[dense_k_centre(h, data["features"][data["labelled"]].astype(np.float64), 30)]
+    assert select("coreset", Pool.from_arrays(**data), budget=30).tolist() == expected.tolist()
+
+
+def test_coreset_leaves_out_what_the_labelled_set_covers():
+    features = np.array([[0.0], [0.1], [5], [9], [9.1]], dtype=np.float32)
+    logits = np.zeros((5, 2), dtype=np.float32)
+    assert select("coreset", Pool.from_arrays(features, logits, labelled=[0, 3]), budget=1).tolist() == [2]
+    assert select("coreset", Pool.from_arrays(features, logits), budget=2).tolist() == [2, 0]  # nearest to the mean
+
+
+@pytest.mark.parametrize(("uncertainty", "similarity"), list(product(UNCERTAINTY, ["features", "gradients"])))
+def test_fass_is_greedy_facility_location_over_the_most_uncertain(uncertainty, similarity):
+    data = arrays(300)
+    unlabelled, h, p, q = dense(data)
+    filtered = np.argsort(-UNCERTAINTY[uncertainty](p), kind="stable")[: 4 * 20]
+    pool = Pool.from_arrays(**data)
+    picks = run(
+        "fass", pool, 20, np.random.default_rng(0), beta=4, uncertainty=uncertainty, similarity=similarity
+    )  # fmt: skip
+    vectors = h[filtered] if similarity == "features" else kronecker([q[filtered], h[filtered]])
+    places = [unlabelled[filtered].tolist().index(index) for index in picks.index]  # ValueError: not of the filtered
+    assert_greedy(cosines(vectors), places, picks.score.tolist())
+
+
+class Glister:
+    """GLISTER on the whole last layer with autograd: W (c, d + 1), validation loss = mean cross-entropy."""
+
+    def __init__(self, data: dict, step_size: float):
+        self.step_size = step_size
+        one = np.ones((len(data["features"]), 1))
+        h = torch.from_numpy(np.concatenate([data["features"].astype(np.float64), one], 1))
+        logits = torch.from_numpy(data["logits"].astype(np.float64))
+        self.weights = torch.linalg.lstsq(h, logits).solution.T  # the logits are a linear layer over the features
+        torch.testing.assert_close(h @ self.weights.T, logits, rtol=1e-4, atol=1e-4)
+        unlabelled = np.setdiff1d(np.arange(len(h)), data["labelled"])
+        self.h, self.held_out, self.truth = h[unlabelled], h[data["labelled"]], torch.from_numpy(data["labels"])
+        self.gradients = torch.stack([self.gradient(self.weights, x[None]) for x in self.h])  # (n, c, d + 1)
+
+    def gradient(self, weights, h, truth=None):
+        weights = weights.clone().requires_grad_()
+        logits = h @ weights.T
+        torch.nn.functional.cross_entropy(logits, logits.argmax(1) if truth is None else truth).backward()
+        return weights.grad
+
+    def validation_loss(self, weights):
+        return torch.nn.functional.cross_entropy(self.held_out @ weights.T, self.truth)
+
+    def gains(self, weights):
+        """Minus the directional derivative of the validation loss along each example's step."""
+        direction = self.step_size * self.gradients
+        along = [torch.func.jvp(self.validation_loss, (weights,), (-step,))[1] for step in direction]
+        return -torch.stack(along)
+
+
+def glister_data() -> dict:
+    return arrays(120, d=6, c=4, seed=5)
+
+
+@pytest.mark.parametrize("step_size", [0.01, 0.5])
+def test_glister_gain_is_how_much_a_step_lowers_the_validation_loss(step_size):
+    """Picks and gains against steps of the real last layer with autograd; late picks see the steps of all before."""
+    data = glister_data()
+    reference = Glister(data, step_size)
+    unlabelled = np.setdiff1d(np.arange(120), data["labelled"])
+    weights, expected, gains = reference.weights, [], []
+    for _ in range(25):
+        gain = reference.gains(weights)
+        gain[expected] = -torch.inf
+        expected.append(int(gain.argmax()))
+        gains.append(float(gain[expected[-1]]))
+        weights = weights - step_size * reference.gradients[expected[-1]]
+    picks = run("glister", Pool.from_arrays(**data), 25, np.random.default_rng(0), step_size=step_size)
+    assert picks.index.tolist() == unlabelled[expected].tolist()
+    np.testing.assert_allclose(picks.score, gains, rtol=1e-3, atol=1e-6)
+
+
+def test_glister_regulariser_runs_and_is_the_facility_location_it_says():
+    """The regulariser of the authors' code never ran. With all weight on it, picks are greedy facility location over
+    the ground set, here the whole pool; with no weight, those of plain glister."""
+    data = glister_data()
+    _, h, *_ = dense(data)
+    pool, unlabelled = Pool.from_arrays(**data), np.setdiff1d(np.arange(120), data["labelled"])
+    regularised = {"regulariser": "facility_location", "ground": 1000}
+    covering = select("glister", pool, budget=8, weight=1e9, **regularised)
+    places = [unlabelled.tolist().index(index) for index in covering]
+    similarity, best, gains = cosines(h), np.zeros(len(h)), []
+    for place in places:
+        gains.append(float(np.maximum(similarity[place] - best, 0).sum()))
+        best = np.maximum(best, similarity[place])
+    assert_greedy(similarity, places, gains)
+    plain = select("glister", pool, budget=8)
+    assert select("glister", pool, budget=8, weight=0.0, **regularised).tolist() == plain.tolist()
+    assert covering.tolist() != plain.tolist()
+
+
+# --- the door ---------------------------------------------------------------------------------------------------------
+
+
+def choose(name: str, pool: Pool | None = None, budget: object = 3, **hyperparameters: object):
+    return lambda: select(name, pool or Pool.from_arrays(**arrays()), budget=budget, **hyperparameters)
+
+
+def without(*keys: str) -> Pool:
+    return Pool.from_arrays(**{key: value for key, value in arrays().items() if key not in keys})
+
+
+def nan_features() -> Pool:
+    data = arrays()
+    data["features"][int(np.setdiff1d(np.arange(60), data["labelled"])[4])] = np.inf
+    return Pool.from_arrays(**data)
+
+
+FAULTS = {
+    "unknown strategy": (choose("bagde"), "unknown strategy 'bagde'. Did you mean 'badge'"),
+    "unknown hyperparameter": (choose("fass", betta=3), "unknown hyperparameter 'betta'. Did you mean 'beta'"),
+    "a hyperparameter where there are none": (
+        choose("badge", beta=3),
+        "'badge' takes no hyperparameters; remove 'beta'",
+    ),
+    "a value of the wrong type": (choose("fass", beta="5"), "'beta' must be of type int .*not '5'"),
+    "true for a number": (choose("fass", beta=True), "'beta' must be of type int .*not True"),
+    "a number that is not finite": (choose("glister", step_size=float("nan")), "'step_size' must be of type float"),
+    "an unknown value": (choose("fass", uncertainty="margn"), "unknown value 'margn'. Did you mean 'margin'"),
+    "a value out of range": (choose("fass", beta=0), "beta must be 1 or more"),
+    "a step backwards": (choose("glister", step_size=-1.0), "step_size must be above 0"),
+    "a budget larger than the pool": (choose("margin", budget=51), "budget 51 is larger than the pool: 50 unlabelled"),
+    "no budget": (choose("margin", budget=0), "budget must be a whole number of 1 or more, not 0"),
+    "half a budget": (choose("margin", budget=2.5), "budget must be a whole number of 1 or more, not 2.5"),
+    "a view that is missing": (choose("margin", Pool.from_arrays(size=9)), "needs view 'outputs', .*it has: none"),
+    "features that are missing": (choose("coreset", without("features")), "the pool has no features"),
+    "no validation set": (choose("glister", without("labelled", "labels")), "labelled set, which is empty"),
+    "features that are not finite": (choose("badge", nan_features()), "features of example .* are not finite"),
+    "a diverged step": (choose("glister", step_size=1e38, budget=40), "score that is not finite"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_bad_input_is_one_line_that_says_what_is_wrong(fault):
+    act, message = FAULTS[fault]
+    with pytest.raises(AllroundError, match=message) as caught:
+        act()
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_input_is_found_before_any_row_is_read(monkeypatch):
+    monkeypatch.setattr(Pool, "_block", lambda *_: pytest.fail("read a row"))
+    for fault in (
+        "unknown hyperparameter",
+        "a value of the wrong type",
+        "a budget larger than the pool",
+        "half a budget",
+    ):
+        with pytest.raises(AllroundError):
+            FAULTS[fault][0]()
+
+
+def test_settings_are_complete_and_one_setting_has_one_form():
+    """They are part of a query's identity: 1 and 1.0 must not make two."""
+    assert settings("random", {}) == {"hyperparameters": {}, "needs": []}
+    whole = settings("glister", {"step_size": 1})
+    assert whole["needs"] == ["outputs"]
+    assert repr(whole["hyperparameters"]) == repr(
+        {"step_size": 1.0, "regulariser": "none", "weight": 1.0, "ground": 500}
+    )
+
+
+def test_a_fault_in_the_configuration_names_its_place():
+    with pytest.raises(AllroundError, match=r"^strategies\.yaml entry 'mine': strategy 'fass': unknown hyperparameter"):
+        settings("fass", {"gamma": 1}, "strategies.yaml entry 'mine'")
+    with pytest.raises(AllroundError, match=r"^strategies\.yaml entry 'mine': unknown strategy 'fas'"):
+        settings("fas", {}, "strategies.yaml entry 'mine'")
+
+
+@pytest.fixture
+def new_file(tmp_path, monkeypatch):
+    """Drop a file into strategies/."""
+    for path in strategies.FOLDER.glob("*.py"):
+        (tmp_path / path.name).write_text(path.read_text())
+    monkeypatch.setattr(strategies, "FOLDER", tmp_path)
+    monkeypatch.setattr(strategies, "__path__", [str(tmp_path), *strategies.__path__])
+    describe.cache_clear()
+    written = []
+
+    def write(name: str, text: str) -> None:
+        (tmp_path / f"{name}.py").write_text(text)
+        written.append(f"allround.strategies.{name}")
+
+    yield write
+    describe.cache_clear()
+    for module in written:
+        sys.modules.pop(module, None)
+
+
+def worked_example() -> str:
+    """The file that docs/strategies.md tells an author to write."""
+    text = (Path(__file__).parents[1] / "docs/strategies.md").read_text()
+    return text.split("```python\n# src/allround/strategies/rare_margin.py\n")[1].split("```")[0]
+
+
+def test_the_worked_example_of_the_documentation_is_a_strategy(new_file):
+    new_file("rare_margin", worked_example())
+    assert "rare_margin" in names()
+    assert describe("rare_margin").needs == {"outputs"}
+    assert settings("rare_margin", {"strength": 2})["hyperparameters"] == {"strength": 2.0}
+    assert len(select("rare_margin", Pool.from_arrays(**arrays()), budget=7)) == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def select(pool, budget, rng): pass", "not a strategy; needed: NEEDS"),
+        ("NEEDS = {'outputs'}", "not a strategy; needed: NEEDS"),
+        ("NEEDS = {'outputs'}\ndef select(pool, budget, rng, *, beta): pass", "literal defaults"),
+        ("NEEDS = {'outputs'}\ndef select(pool, budget): pass", r"select\(pool, budget, rng"),
+        ("NEEDS = {", "broken.py line 1: not valid Python"),
+        (
+            "NEEDS = set()\ndef select(pool, budget, rng): return [0] * budget",
+            "'broken' returned 1 distinct unlabelled",
+        ),
+        (
+            "NEEDS = set()\ndef select(pool, budget, rng): return pool.labelled[:budget]",
+            "returned 0 distinct unlabelled",
+        ),
+    ],
+)
+def test_a_strategy_that_breaks_the_contract_is_told_so(new_file, text, message):
+    new_file("broken", text)
+    with pytest.raises(AllroundError, match=message) as caught:
+        select("broken", Pool.from_arrays(size=20, labelled=np.arange(5, 10)), budget=3)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@EVERY
+def test_the_gpu_picks_what_the_cpu_picks(name, hyperparameters):
+    data = arrays(2000, d=32, c=10)
+    here = select(name, Pool.from_arrays(**data), budget=100, **hyperparameters)
+    pool = Pool.from_arrays(**data, device="cuda")
+    there = select(name, pool, budget=100, **hyperparameters)
+    assert there.tolist() == select(name, pool, budget=100, **hyperparameters).tolist()
+    assert there[:20].tolist() == here[:20].tolist()  # later, rounding may decide between equals
