@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 import yaml
 
@@ -152,6 +154,14 @@ def test_snakemake_prints_the_one_line_and_starts_nothing(workspace):
     assert "unknown strategy 'margn'. Did you mean 'margin'?" in output
     assert "Traceback" not in output
     assert not list((workspace.root / "results").rglob("*.h5"))
+
+
+def test_the_conda_environment_of_the_rules_is_what_the_package_needs():
+    from conftest import REPOSITORY
+
+    environment = yaml.safe_load((REPOSITORY / "workflow/envs/allround.yaml").read_text())
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    assert environment["dependencies"][-1]["pip"] == project["dependencies"]
 
 
 def test_every_shipped_study_is_valid(root):

@@ -80,6 +80,10 @@ def edit_report_code(work):
     work.edit("src/allround/stages/report.py", "def report(", "EXTRA = 1\n\n\ndef report(")
 
 
+def edit_report_template(work):
+    work.edit("src/allround/evaluation/report.html.j2", "</body>", "<p>More.</p></body>")
+
+
 def describe_study(work):
     work.edit("config/studies/tiny.yaml", "datasets:", "description: new words\ndatasets:")
 
@@ -130,6 +134,7 @@ def lose_one_result(work):
         (change_training, {"train": 7, "embed": 3, "query": 4, "label": 4, **ALL}),
         (lose_one_result, {"train": 1, **ALL}),
         (edit_report_code, {"report": 1}),
+        (edit_report_template, {"report": 1}),
         (delete_report, {"report": 1}),
         (describe_study, ALL),
     ],

@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 from allround.kernels import facility_location as facility_location_module
 from allround.kernels.facility_location import facility_location
 from allround.kernels.k_centre import k_centre
-from allround.kernels.k_means import draw, k_means_plus_plus
+from allround.kernels.k_means import draw, first_with_weight, k_means_plus_plus
 from allround.kernels.products import dots, residuals, squared_norms
 from allround.kernels.repeat import repeat
 
@@ -143,12 +143,11 @@ def test_k_means_plus_plus_draws_by_squared_distance():
 
 def test_copies_of_chosen_vectors_are_drawn_last_and_uniformly():
     """4 distinct vectors, the rest copies: the first 4 picks are distinct, what follows is uniform over the rest."""
-    (distinct,) = random_factors(4, 6)
-    copies = np.concatenate([distinct, np.repeat(distinct[:1], 8, axis=0)])  # rows 4..11 are copies of row 0
+    copies = [np.concatenate([f, np.repeat(f[:1], 8, axis=0)]) for f in random_factors(4, 10, 300)]  # 4..11 copy row 0
     rng = np.random.default_rng(3)
     fifth = []
     for _ in range(1000):
-        rows, distances = k_means_plus_plus(tensors(copies), rng.random(12))
+        rows, distances = k_means_plus_plus(tensors(*copies), rng.random(12))
         assert sorted(rows.tolist()) == list(range(12))
         kinds = [0 if row >= 4 else row for row in rows.tolist()]
         assert sorted(kinds[:4]) == [0, 1, 2, 3]
@@ -175,6 +174,13 @@ def test_a_draw_never_falls_on_no_weight():
         assert values[place] > 0
 
 
+def test_rounding_cannot_make_a_draw_fall_on_no_weight():
+    weights, position = torch.tensor([0.0, 1, 0, 1, 0]), torch.arange(5)
+    assert first_with_weight(torch.tensor([True] * 5), weights, position).tolist() == [1]
+    assert first_with_weight(torch.tensor([False, False, True, True, True]), weights, position).tolist() == [3]
+    assert first_with_weight(torch.tensor([False] * 5), weights, position).tolist() == [3]
+
+
 # --- k-centre ---------------------------------------------------------------------------------------------------------
 
 
@@ -192,11 +198,10 @@ def test_k_centre_picks_what_the_dense_form_picks(centres, offset):
 
 
 def test_k_centre_with_more_centres_than_fit_a_block_sees_them_all():
-    vectors = np.concatenate([np.eye(3), np.zeros((1, 3))])
-    centres = np.repeat(vectors[:3], [4096, 1, 4096], axis=0)
-    rows, distances = k_centre(*tensors(vectors, centres), 4)
-    assert rows.tolist() == [3, 0, 1, 2]
-    np.testing.assert_allclose(distances, [1, 0, 0, 0], atol=1e-6)
+    (vectors,), (centres,) = random_factors(80, 3), random_factors(9000, 3, seed=1)
+    rows, distances = k_centre(*tensors(vectors, centres), 10)
+    assert rows.tolist() == dense_k_centre(vectors.astype(np.float64), centres.astype(np.float64), 10)
+    np.testing.assert_allclose(distances[0], np.linalg.norm(centres - vectors[rows[0]], axis=1).min(), rtol=1e-4)
 
 
 def test_k_centre_repeats_no_index_on_copies():

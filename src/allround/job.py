@@ -49,12 +49,18 @@ def run_stage(
             _check_free(arguments[name], arguments["identity"])
         facts = work(**arguments) or {}
         if cost:
+            facts = {"code": json.loads(arguments["identity"]).get("code"), **facts}
             write_text(cost, json.dumps(_cost(stage, started, time.perf_counter() - wall, facts), indent=1) + "\n")
     except Exception as error:
         message = explain(error)
         if message is None:
             raise
         sys.exit(f"allround {stage}: {message}")
+
+
+def export_source(folder: Path) -> None:
+    """Make the stages that this process starts run the code in `folder`."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
 
 
 def seed_sequence(identity: str) -> np.random.SeedSequence:

@@ -10,9 +10,11 @@ from dataclasses import replace
 from functools import cache
 
 from allround import datasets, learners
-from allround.identity import canonical, identity
+from allround.identity import ROOT, canonical, digest, identity
 from allround.layout import Cell
 from allround.study import Study
+
+TEMPLATE = ROOT / "evaluation/report.html.j2"
 
 
 @cache
@@ -82,4 +84,5 @@ def collect(study: Study) -> str:
 @cache
 def report(study: Study) -> str:
     """Identity of a study's figures and report."""
-    return identity("report", cell={}, settings={"study": study.as_dict()}, inputs={"tables": collect(study)})
+    settings = {"study": study.as_dict(), "template": digest(TEMPLATE.read_text(encoding="utf-8"))}
+    return identity("report", cell={}, settings=settings, inputs={"tables": collect(study)})

@@ -1,30 +1,29 @@
 """What all rules share: the checked study, cells, and which inputs a job still needs."""
 
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.enums import RerunTrigger
 
-import allround
+SOURCE = Path(workflow.basedir) / "src"
+sys.path.insert(0, str(SOURCE))  # this clone's code, whatever is installed elsewhere
+
 from allround import layout, plan, study
 from allround.errors import AllroundError
+from allround.job import export_source
 from allround.locks import clear_stale_locks
 
 
 def checked_study():
     """The study that the configuration names; every mistake in it is one line, before any job starts."""
-    home = Path(workflow.basedir) / "src/allround"
-    if not home.samefile(Path(allround.__file__).parent):
-        raise WorkflowError(
-            f"this clone would run the code of {Path(allround.__file__).parent}, not its own: "
-            f"run `pip install -e {workflow.basedir}` in the environment that runs snakemake."
-        )
     try:
         return study.load(config, Path(workflow.basedir))
     except AllroundError as error:
         raise WorkflowError(str(error)) from None
 
 
+export_source(SOURCE)
 if workflow.is_main_process:
     clear_stale_locks()
 STUDY = checked_study()

@@ -8,7 +8,7 @@ rule dataset:
     log:
         "results/datasets/log/{dataset}.log",
     conda:
-        "allround"
+        "../envs/allround.yaml"
     resources:
         mem_mb=4000,
         runtime=120,
@@ -35,7 +35,7 @@ rule seed_set:
     log:
         f"{START}/log/seed_set.log",
     conda:
-        "allround"
+        "../envs/allround.yaml"
     resources:
         mem_mb=1000,
         runtime=10,

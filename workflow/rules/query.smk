@@ -17,7 +17,7 @@ rule query:
     wildcard_constraints:
         arm="[^/]+@[0-9]+",
     conda:
-        "allround"
+        "../envs/allround.yaml"
     threads: config["threads"]
     resources:
         gpu=GPU,
@@ -51,7 +51,7 @@ rule label:
     wildcard_constraints:
         arm="[^/]+@[0-9]+",
     conda:
-        "allround"
+        "../envs/allround.yaml"
     resources:
         mem_mb=1000,
         runtime=10,

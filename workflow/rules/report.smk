@@ -15,7 +15,7 @@ rule collect:
     log:
         f"{STUDY_DIR}/log/collect.log",
     conda:
-        "allround"
+        "../envs/allround.yaml"
     resources:
         mem_mb=2000,
         runtime=30,
@@ -60,7 +60,7 @@ rule report:
     log:
         f"{STUDY_DIR}/log/report.log",
     conda:
-        "allround"
+        "../envs/allround.yaml"
     resources:
         mem_mb=4000,
         runtime=30,

@@ -12,7 +12,7 @@ rule train:
     log:
         f"{CELL}/log/train.log",
     conda:
-        "allround"
+        "../envs/allround.yaml"
     threads: config["threads"]
     resources:
         gpu=GPU,
@@ -46,7 +46,7 @@ rule embed:
     log:
         f"{CELL}/log/embed_{{view}}.log",
     conda:
-        "allround"
+        "../envs/allround.yaml"
     threads: config["threads"]
     resources:
         gpu=GPU,

@@ -77,13 +77,13 @@ def draw(weights: torch.Tensor, u: torch.Tensor, triangle: torch.Tensor, positio
     sums = weights.sum(1)  # (a,)
     upto = triangle[:a, :a] @ sums  # (a,)
     target = u * upto[-1:]
-    row = _first(upto > target, sums, position[:a])
+    row = first_with_weight(upto > target, sums, position[:a])
     inside = weights.index_select(0, row)[0]  # (b,)
     target = target - (upto - sums).index_select(0, row)
-    return row * b + _first(triangle[:b, :b] @ inside > target, inside, position[:b])
+    return row * b + first_with_weight(triangle[:b, :b] @ inside > target, inside, position[:b])
 
 
-def _first(reached: torch.Tensor, weights: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+def first_with_weight(reached: torch.Tensor, weights: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
     """(1,) the first position that is reached and has weight; the last with weight where rounding lets none be."""
     some = weights > 0
     first = torch.where(reached & some, position, len(weights)).amin()
