@@ -96,10 +96,12 @@ def test_features_keep_their_16_bits_and_logits_are_float32(pool):
     assert pool.logits.dtype == pool.probabilities.dtype == pool.mc_logits.dtype == torch.float32
 
 
-def test_map_sees_every_unlabelled_row_once_and_in_order(pool, arrays):
+def test_map_and_take_see_the_rows_they_should(pool, arrays):
     both = pool.map(lambda h, z: h.float().sum(1) + z.sum(1), "features", "logits")
     expected = arrays["features"].astype(np.float32).sum(1) + arrays["logits"].sum(1)
     np.testing.assert_allclose(both, expected[UNLABELLED], rtol=1e-4, atol=1e-5)
+    some = torch.tensor([9, 2, 40])
+    np.testing.assert_array_equal(pool.take("features", some), arrays["features"][UNLABELLED[some]])
     spread = pool.map(lambda mc: mc.std(0).sum(1), "mc_logits")
     np.testing.assert_allclose(spread, arrays["mc_logits"].std(0, ddof=1).sum(1)[UNLABELLED], rtol=1e-4)
 
@@ -141,6 +143,15 @@ def test_arrays_may_be_read_only_double_or_tensors_and_are_not_changed(arrays):
 def test_arrays_in_memory_are_not_copied(arrays):
     pool = Pool.from_arrays(arrays["features"])
     assert pool.features.data_ptr() == arrays["features"].ctypes.data
+
+
+def test_all_rows_come_in_the_order_asked_for(arrays):
+    backwards = np.arange(N)[::-1]
+    taken = Pool.from_arrays(arrays["features"]).take("features", torch.from_numpy(backwards.copy()))
+    np.testing.assert_array_equal(taken, arrays["features"][backwards])
+    done = Pool.from_arrays(arrays["features"], labelled=backwards)
+    np.testing.assert_array_equal(done.labelled_features, arrays["features"][backwards])
+    assert done.features.shape == (0, D)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.tensor])

@@ -311,7 +311,7 @@ def _read_csv(path: Path, kind: str, types: tuple[Callable, ...], expect: Mappin
         head = json.loads(head_line.removeprefix("#"))
         intact = head["kind"] == kind and head["sha256"] == _sha(body)
     except (ValueError, KeyError, TypeError):
-        raise _bad(path, f"not a {kind} file (its first line is not allround's)") from None
+        raise _bad(path, f"not a whole {kind} file: its first line is not allround's") from None
     if not intact:
         raise _bad(path, f"not a whole {kind} file: truncated, or edited by hand")
     _check_place(path, canonical(head["identity"]), expect)

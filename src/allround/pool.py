@@ -213,6 +213,10 @@ class Pool:
             out[place] = part
         return out
 
+    def take(self, field: str, rows: torch.Tensor) -> torch.Tensor:
+        """Some rows of a field, in the order given: rows (b,) count as those of features, logits, ... do."""
+        return self._gather(field, self.unlabelled[rows.cpu().numpy()])
+
     def _field(self, name: str) -> Field:
         source = DERIVED.get(name, name)
         if source not in self.fields:
@@ -253,7 +257,7 @@ class Pool:
         """The rows of one field, in the order of the dataset indices `rows`, in one tensor on the device."""
         import torch
 
-        if len(rows) == self.size and self._field(name).in_memory:
+        if self._field(name).in_memory and np.array_equal(rows, np.arange(self.size)):
             return self._block(name, 0, self.size, rows)  # no copy
         order, axis = np.argsort(rows), ROW_AXIS.get(name, 0)
         out = None

@@ -35,8 +35,8 @@ def select(
     score = {"entropy": lambda p: -entropy(p), "margin": margin, "least_confidence": confidence}[uncertainty]
     certainty = pool.map(score, "probabilities")  # (n,)
     candidates = certainty.sort(stable=True).indices[: beta * budget]  # (u,) rows, ties to the lower
-    factors = [pool.features.index_select(0, candidates)]  # (u, d)
+    factors = [pool.take("features", candidates)]  # (u, d)
     if similarity == "gradients":
-        factors.append(pool.map(residuals, "probabilities").index_select(0, candidates))  # (u, c)
+        factors.append(residuals(pool.take("probabilities", candidates)))  # (u, c)
     rows, gains = facility_location(tuple(factors), budget)
     return pool.picks(candidates[rows], gains)
