@@ -63,7 +63,10 @@ def test_a_second_snakemake_on_the_same_study_is_refused_while_the_first_runs(wo
         ("margin@5/seed0/round001/labels.csv", ["margin@5/seed0/round001/metrics.json"]),
         (
             "margin@5/seed0/round001/checkpoint.pt",
-            [f"margin@5/seed0/{name}" for name in ("round001/query.csv", "round002/labels.csv", "round002/metrics.json")],
+            [
+                f"margin@5/seed0/{name}"
+                for name in ("round001/query.csv", "round002/labels.csv", "round002/metrics.json")
+            ],
         ),
         (
             "margin@5/seed0/round000/query.csv",

@@ -75,7 +75,7 @@ def test_a_stage_runs_by_hand_from_the_command_that_snakemake_prints(copy):
     (query.parents[1] / "round002/labels.csv").unlink()
     (query.parents[1] / "round002/metrics.json").unlink()
     printed = copy.snakemake("-n", "-p")
-    command = re.search(r"^ +(python -m allround\.stages\.query .*?)$", printed, re.M)[1]
+    command = re.search(r"(python -m allround\.stages\.query .*?)$", printed, re.M)[1]
     subprocess.run(command, shell=True, cwd=copy.root, env=copy.environment(), check=True, executable="/bin/bash")
     assert query.read_bytes() == before
 

@@ -1,11 +1,14 @@
 """What all rules share: the checked study, cells, and which inputs a job still needs."""
 
+import gc
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.enums import RerunTrigger
 
+# A plan is millions of objects that all stay: collecting garbage less often saves a tenth of planning.
+gc.set_threshold(200_000, 50, 100)
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))  # this clone's code, whatever is installed elsewhere
 

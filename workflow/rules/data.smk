@@ -9,9 +9,6 @@ rule dataset:
         "results/datasets/log/{dataset}.log",
     conda:
         "../envs/allround.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=120,
     params:
         identity=dataset_identity,
         data=data_folder,
@@ -36,9 +33,6 @@ rule seed_set:
         f"{START}/log/seed_set.log",
     conda:
         "../envs/allround.yaml"
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
         identity=labels_identity,
         labels_needed=labels_needed,

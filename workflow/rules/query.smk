@@ -21,8 +21,6 @@ rule query:
     threads: config["threads"]
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=60,
     params:
         identity=query_identity,
         device=device,
@@ -52,9 +50,6 @@ rule label:
         arm="[^/]+@[0-9]+",
     conda:
         "../envs/allround.yaml"
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
         identity=labels_identity,
     shell:

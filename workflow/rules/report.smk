@@ -16,9 +16,6 @@ rule collect:
         f"{STUDY_DIR}/log/collect.log",
     conda:
         "../envs/allround.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=30,
     params:
         identity=collect_identity,
     shell:
@@ -61,9 +58,6 @@ rule report:
         f"{STUDY_DIR}/log/report.log",
     conda:
         "../envs/allround.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=30,
     params:
         identity=report_identity,
     shell:

@@ -16,8 +16,6 @@ rule train:
     threads: config["threads"]
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=240,
     params:
         identity=train_identity,
         device=device,
@@ -50,8 +48,6 @@ rule embed:
     threads: config["threads"]
     resources:
         gpu=GPU,
-        mem_mb=8000,
-        runtime=60,
     params:
         identity=embed_identity,
         device=device,
