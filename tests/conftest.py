@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 TINY = """
 datasets: [digits]
 learners: [tiny]
-strategies: [random, margin, fass]
+strategies: [random, margin, glister]
 start: {size: 20, by: random}
 budget: 5
 rounds: 3

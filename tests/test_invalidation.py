@@ -1,6 +1,6 @@
 """What reruns, exactly: the table of the README, line by line. What a user would lose: finished GPU hours, or trust.
 
-The tiny study has 1 seed, 3 rounds and random, margin, fass. Finished, it has 7 trainings (1 shared), 3 embeddings
+The tiny study has 1 seed, 3 rounds and random, margin, glister. Finished, it has 7 trainings (1 shared), 3 embeddings
 (1 shared), 6 queries and 6 labels. Embeddings are deleted after use, so a query that runs again needs its own again.
 """
 
@@ -37,11 +37,11 @@ def edit_formula(work):
 
 
 def change_hyperparameter(work):
-    work.edit("config/catalogue/strategies.yaml", "fass: {}", "fass: {beta: 3}")
+    work.edit("config/catalogue/strategies.yaml", "glister: {}", "glister: {step_size: 0.02}")
 
 
 def state_default_hyperparameter(work):
-    work.edit("config/catalogue/strategies.yaml", "fass: {}", "fass: {beta: 5}")
+    work.edit("config/catalogue/strategies.yaml", "glister: {}", "glister: {step_size: 0.01}")
 
 
 def one_more_round(work):
@@ -49,7 +49,7 @@ def one_more_round(work):
 
 
 def one_more_strategy(work):
-    work.edit("config/studies/tiny.yaml", "margin, fass]", "margin, fass, entropy]")
+    work.edit("config/studies/tiny.yaml", "margin, glister]", "margin, glister, entropy]")
 
 
 def one_more_seed(work):
@@ -68,12 +68,18 @@ def change_other_learner(work):
     work.edit("config/catalogue/learners.yaml", "width: 8", "width: 9")
 
 
+def edit_shared_formula(work):
+    work.edit("src/allround/pool.py", "return block.softmax(1)", "return (2 * block).softmax(1)")
+
+
 def edit_other_strategy(work):
     work.edit("src/allround/strategies/badge.py", "NEEDS =", "EXTRA = 1\nNEEDS =")
 
 
 def edit_other_architecture(work):
-    work.edit("src/allround/learners/architectures/cnn.py", "import torch", "import torch\n\nEXTRA = 1\n\n")
+    work.edit(
+        "src/allround/learners/architectures/cnn.py", "from torch import nn", "from torch import nn\n\nEXTRA = 1\n"
+    )
 
 
 def edit_report_code(work):
@@ -96,6 +102,11 @@ def delete_checkpoints(work):
 def delete_checkpoints_and_add_strategy(work):
     delete_checkpoints(work)
     one_more_strategy(work)
+
+
+def delete_checkpoints_and_change_training(work):
+    delete_checkpoints(work)
+    change_training(work)
 
 
 def keep_other_things(work):
@@ -124,7 +135,9 @@ def lose_one_result(work):
         (delete_checkpoints, {}),
         (keep_other_things, {}),
         (edit_formula, ONE_ARM),
+        (edit_shared_formula, {"query": 6, "label": 6, "train": 6, "embed": 3, **ALL}),
         (change_hyperparameter, ONE_ARM),
+        (delete_checkpoints_and_change_training, {"train": 7, "embed": 3, "query": 4, "label": 4, **ALL}),
         (one_more_strategy, ONE_ARM),
         (delete_checkpoints_and_add_strategy, {**ONE_ARM, "train": 3}),
         (one_more_round, {"query": 3, "label": 3, "train": 3, "embed": 2, **ALL}),
@@ -146,7 +159,7 @@ def test_a_change_reruns_what_it_invalidates_and_nothing_else(copy, change, reru
 
 
 def test_a_study_that_names_the_same_things_shares_all_of_their_work(copy):
-    copy.study("other", (copy.root / "config/studies/tiny.yaml").read_text().replace("margin, fass", "margin"))
+    copy.study("other", (copy.root / "config/studies/tiny.yaml").read_text().replace("margin, glister", "margin"))
     assert copy.planned(study="other") == ALL
 
 

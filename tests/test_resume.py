@@ -77,7 +77,7 @@ def test_a_second_snakemake_on_the_same_study_is_refused_while_the_first_runs(wo
 )
 def test_a_truncated_artifact_stops_its_own_arm_alone_in_one_line(copy, damaged, lost):
     arm = copy.root / "results/digits/tiny/random20"
-    for name in (*lost, "fass@5/seed0/round002/metrics.json"):  # there is work to do in this arm and in another
+    for name in (*lost, "glister@5/seed0/round002/metrics.json"):  # there is work to do in this arm and in another
         (arm / name).unlink()
     whole = (arm / damaged).read_bytes()
     (arm / damaged).write_bytes(whole[: len(whole) // 2])
@@ -87,7 +87,7 @@ def test_a_truncated_artifact_stops_its_own_arm_alone_in_one_line(copy, damaged,
     assert "not a whole" in line
     assert "delete it and run the same command again" in line
     assert "Traceback" not in output
-    assert (arm / "fass@5/seed0/round002/metrics.json").exists()
+    assert (arm / "glister@5/seed0/round002/metrics.json").exists()
     (arm / damaged).unlink()  # what the message says to do
     copy.snakemake()
     assert copy.planned() == {}

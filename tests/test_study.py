@@ -16,10 +16,10 @@ from allround import artifacts
 
 def test_all_strategies_of_a_seed_share_the_seed_set_and_the_first_model(finished):
     root = finished.root / "results/digits/tiny/random20"
-    assert sorted(path.name for path in root.iterdir()) == ["fass@5", "margin@5", "random@5", "start"]
+    assert sorted(path.name for path in root.iterdir()) == ["glister@5", "margin@5", "random@5", "start"]
     assert (root / "start/seed0/round000/checkpoint.pt").exists()
     first = artifacts.read_labels(root / "start/seed0/round000/labels.csv").index
-    for arm in ("random@5", "margin@5", "fass@5"):
+    for arm in ("random@5", "margin@5", "glister@5"):
         last = artifacts.read_labels(root / arm / "seed0/round002/labels.csv")
         assert last.index[:20].tolist() == first.tolist()
         assert last.round.tolist() == [0] * 20 + [1] * 5 + [2] * 5
@@ -32,7 +32,7 @@ def test_the_table_has_every_round_of_every_arm(finished):
         rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
     assert len(rows) == 3 * 3
     assert {(row["strategy"], row["round"], row["n_labels"]) for row in rows} == {
-        (name, str(number), str(20 + 5 * number)) for name in ("random", "margin", "fass") for number in range(3)
+        (name, str(number), str(20 + 5 * number)) for name in ("random", "margin", "glister") for number in range(3)
     }
     assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
     assert len({row["accuracy"] for row in rows if row["round"] == "0"}) == 1
@@ -42,7 +42,7 @@ def test_the_report_opens_offline_and_names_what_was_run(finished):
     study = finished.root / "results/studies/tiny"
     page = re.sub(r"<script.*?</script>", "", (study / "report.html").read_text(), flags=re.S)
     assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", page)
-    for word in ("margin", "fass", "digits", "tiny"):
+    for word in ("margin", "glister", "digits", "tiny"):
         assert word in page
     assert {".svg", ".pdf"} <= {path.suffix for path in (study / "figures").iterdir()}
 

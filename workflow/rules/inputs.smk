@@ -1,7 +1,6 @@
 """Inputs and identities of every rule, as functions of its wildcards.
 
-Large files are ancient(): the identity, not their time, says whether they are current. The functions that
-take `output` give what must not be tracked: Snakemake leaves such params out of its records.
+The functions that take `output` give what must not be tracked: Snakemake leaves such params out of its records.
 """
 
 
@@ -34,7 +33,7 @@ def report_identity(wildcards):
 
 
 def dataset_file(cell):
-    return ancient(f"results/datasets/{cell.dataset}.h5")
+    return f"results/datasets/{cell.dataset}.h5"
 
 
 def seed_set_input(wildcards):
@@ -45,16 +44,30 @@ def seed_set_input(wildcards):
 
 
 def train_input(wildcards):
-    cell = cell_of(wildcards)
-    made = [in_cell(cell, "checkpoint.pt"), in_cell(cell, "metrics.json")]
+    cell, identity = cell_of(wildcards), train_identity(wildcards)
+    made = [in_cell(cell, "metrics.json"), in_cell(cell, "checkpoint.pt")]
     files = {
         "dataset": dataset_file(cell),
         "labels": in_cell(cell, "labels.csv"),
         "previous": [],
     }
     if plan.warm(STUDY, cell):
-        files["previous"] = ancient(in_cell(cell.previous.home, "checkpoint.pt"))
-    return unless_finished(made, train_identity(wildcards), files)
+        files["previous"] = in_cell(cell.previous.home, "checkpoint.pt")
+    if made_by(
+        made[0], identity
+    ):  # it runs again only if somebody needs its checkpoint
+        files = {name: ancient(file) if file else [] for name, file in files.items()}
+    return unless_finished(made, identity, files)
+
+
+def embed_input(wildcards):
+    cell = cell_of(wildcards)
+    made = [in_cell(cell, f"pool/{wildcards.view}.h5")]
+    files = {
+        "dataset": dataset_file(cell),
+        "checkpoint": in_cell(cell, "checkpoint.pt"),
+    }
+    return unless_finished(made, embed_identity(wildcards), files)
 
 
 def query_input(wildcards):
@@ -64,7 +77,7 @@ def query_input(wildcards):
     files = {
         "dataset": dataset_file(cell),
         "labels": in_cell(cell.home, "labels.csv"),
-        "views": [ancient(in_cell(cell.home, f"pool/{view}.h5")) for view in needs],
+        "views": [in_cell(cell.home, f"pool/{view}.h5") for view in needs],
     }
     return unless_finished(made, query_identity(wildcards), files)
 

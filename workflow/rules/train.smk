@@ -36,8 +36,7 @@ rule train:
 rule embed:
     """pool/<view>.h5: one row per training example, from the round's checkpoint."""
     input:
-        dataset=ancient("results/datasets/{dataset}.h5"),
-        checkpoint=ancient(f"{CELL}/checkpoint.pt"),
+        unpack(embed_input),
     output:
         view=kept("embeddings", f"{CELL}/pool/{{view}}.h5"),
         cost=f"{CELL}/cost/embed_{{view}}.json",
