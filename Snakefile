@@ -6,7 +6,7 @@ snakemake --cores 4 --config study=fashion-mnist-cpu     another one, by name or
 
 from snakemake.utils import min_version
 
-min_version("9.20")
+min_version("9.27")
 
 
 configfile: "config/config.yaml"
