@@ -26,14 +26,21 @@ def cook(x):
 if __name__ == "__main__":
     print(cook(1))
 ''',
+    "kernels/__init__": "from allround.kernels.exported import exported\n",
+    "kernels/exported": "def exported(x):\n    return x * 5\n",
+    "kernels/inner": "def deep(x):\n    return x + 1\n\n\ndef deeper(x):\n    return x\n",
+    "kernels/lookup": 'TABLE = {"one": 1}\n',
     "shared": """
+import statistics as numbers
+from math import cos as wave
+
 FACTOR = 2
 
 def helper(x):
     # a comment
     if x is None:
         raise ValueError("no x")
-    return x * FACTOR
+    return wave(x) * FACTOR + numbers.fsum([x])
 
 def unused(x):
     return x
@@ -42,8 +49,14 @@ def nobody_calls(x):
     return unused(x)
 """,
     "tools": """
+from allround import kernels
+from allround.kernels import exported as alias, lookup
+
 def sharpen(x):
-    return inner(x)
+    return inner(x) + further(x) + alias(x) + getattr(lookup, "TABLE")["one"]
+
+def further(x):
+    return kernels.inner.deep(x)
 
 def inner(x):
     return -x
@@ -98,7 +111,15 @@ def test_edits_that_change_no_result_rerun_nothing(package, file, old, new):
     ("file", "old", "new"),
     [
         ("shared", "if x is None:", "if x:"),
-        ("shared", "x * FACTOR", "x + FACTOR"),
+        ("shared", "raise ValueError", "raise KeyError"),
+        ("shared", "from math import cos as wave", "from math import sin as wave"),
+        ("shared", "import statistics as numbers", "import math as numbers"),
+        ("tools", "return kernels.inner.deep(x)", "return kernels.inner.deeper(x)"),
+        ("kernels/inner", "return x + 1", "return x + 2"),
+        ("kernels/lookup", '"one": 1', '"one": 2'),
+        ("kernels/exported", "return x * 5", "return x * 6"),
+        ("kernels/__init__", "", "print('effect')\n"),
+        ("shared", "wave(x) * FACTOR", "wave(x) - FACTOR"),
         ("shared", "FACTOR = 2", "FACTOR = 3"),
         ("stages/cook", "LIMIT = 3", "LIMIT = 4"),
         ("tools", "return -x", "return +x"),

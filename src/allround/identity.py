@@ -37,16 +37,23 @@ def digest(text: str) -> str:
 def fingerprint(*modules: str) -> str:
     """Hash of the code that `modules` (dotted, inside this package) run, comments and docstrings left out."""
     seen: dict[tuple[str, str], str] = {}
-    todo = [(module, name) for module in modules for name in (*_definitions(module), "")]
+    todo = [target for module in modules for target in _whole(module)]
     while todo:
         module, name = todo.pop()
         if (module, name) in seen:
             continue
         nodes = _definitions(module)[name] if name else _effects(module)
-        seen[module, name] = "".join(map(_dump, nodes))
+        seen[module, name] = "".join(_dump(node) + _origins(module, node) for node in nodes)
         todo += [target for node in nodes for target in _targets(module, node)]
+        todo += [(imported, "") for imported in _imported_modules(module)]  # importing runs their effects
+        todo += [(parent, "") for parent in _parents(module)]
         todo.append((module, ""))
     return digest(canonical([[*key, text] for key, text in sorted(seen.items()) if text]))
+
+
+def _whole(module: str) -> list[tuple[str, str]]:
+    """Everything in a module: what is reached where a name cannot be followed."""
+    return [(module, name) for name in (*_definitions(module), "")]
 
 
 def _source(module: str) -> Path | None:
@@ -57,9 +64,15 @@ def _source(module: str) -> Path | None:
     return next((path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()), None)
 
 
+def _parents(module: str) -> list[str]:
+    """The packages that importing a module imports first."""
+    parts = module.split(".")
+    return [name for n in range(1, len(parts)) if _source(name := ".".join(parts[:n]))]
+
+
 @cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(_source(module).read_text())
+    return ast.parse(_source(module).read_text(encoding="utf-8"))
 
 
 @cache
@@ -95,46 +108,79 @@ def _effects(module: str) -> list[ast.stmt]:
 
 
 @cache
-def _imports(module: str) -> dict[str, tuple[str, str | None]]:
-    """Local name -> (module, name in it or None for the module itself), for imports from this package, at any depth."""
-    found: dict[str, tuple[str, str | None]] = {}
+def _imports(module: str) -> dict[str, set[tuple[str, str | None]]]:
+    """Local name -> what it may stand for, by imports at any depth: (module, name in it or None for the module)."""
+    found: dict[str, set[tuple[str, str | None]]] = {}
     for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == PACKAGE:
+        if isinstance(node, ast.ImportFrom):
+            if node.level or any(alias.name == "*" for alias in node.names):
+                place = f"{_source(module)}:{node.lineno}"
+                raise ValueError(f"{place}: use absolute imports of names (the code fingerprint follows them)")
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                found[alias.asname or alias.name] = (whole, None) if _source(whole) else (node.module, alias.name)
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            raise ValueError(
-                f"{_source(module)}:{node.lineno}: use absolute imports (the code fingerprint follows names)"
-            )
+                target = (whole, None) if _source(whole) else (node.module, alias.name)
+                found.setdefault(alias.asname or alias.name, set()).add(target)
         elif isinstance(node, ast.Import):
             for alias in node.names:
-                if alias.name.split(".")[0] == PACKAGE:
-                    if not alias.asname:
-                        raise ValueError(f"{_source(module)}:{node.lineno}: write 'from {PACKAGE} import ...'")
-                    found[alias.asname] = (alias.name, None)
+                local = alias.asname or alias.name.split(".")[0]
+                found.setdefault(local, set()).add((alias.name if alias.asname else local, None))
     return found
 
 
-def _targets(module: str, node: ast.stmt) -> Iterator[tuple[str, str]]:
-    """The (module, definition) pairs that a statement refers to."""
-    imports, own = _imports(module), _definitions(module)
-    for part in _walk(node):
-        if isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name) and part.value.id in imports:
-            target, name = imports[part.value.id]
-            if name is None and part.attr in _definitions(target):
-                yield target, part.attr
-        elif isinstance(part, ast.Name):
-            if part.id in own:
-                yield module, part.id
-            elif part.id in imports:
-                target, name = imports[part.id]
-                if name is None:
-                    yield target, ""
-                elif name in _definitions(target):
-                    yield target, name
-                elif name in _imports(target):  # re-exported
-                    yield _imports(target)[name][0], _imports(target)[name][1] or ""
+def _imported_modules(module: str) -> set[str]:
+    """Modules of this package that a module imports."""
+    return {target for targets in _imports(module).values() for target, _ in targets if _source(target)}
+
+
+def _targets(module: str, node: ast.AST) -> Iterator[tuple[str, str]]:
+    """The (module, definition) pairs that a piece of code refers to."""
+    if isinstance(node, ast.Raise):
+        return
+    if isinstance(node, (ast.Name, ast.Attribute)):
+        chain = _chain(node)
+        if chain:
+            yield from _follow(module, chain)
+            return
+    for child in ast.iter_child_nodes(node):
+        yield from _targets(module, child)
+
+
+def _chain(node: ast.AST) -> list[str] | None:
+    """['a', 'b', 'c'] for the expression a.b.c; None for anything else."""
+    names: list[str] = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return [node.id, *reversed(names)] if isinstance(node, ast.Name) else None
+
+
+def _follow(module: str, chain: list[str]) -> Iterator[tuple[str, str]]:
+    """The definitions that a.b.c reaches in `module`; a whole module where the trail ends at one."""
+    if chain[0] in _definitions(module):
+        yield module, chain[0]
+    for target, name in _imports(module).get(chain[0], ()):
+        if not _source(target):
+            continue
+        if name is not None:
+            yield from _follow(target, [name])
+            continue
+        rest = chain[1:]
+        while rest and _source(f"{target}.{rest[0]}"):
+            target, rest = f"{target}.{rest[0]}", rest[1:]
+        reached = list(_follow(target, rest)) if rest else []
+        yield from reached or _whole(target)
+
+
+def _origins(module: str, node: ast.AST) -> str:
+    """Where the names of a piece of code come from that other packages define: swapping an import changes the code."""
+    names = {part.id for part in _walk(node) if isinstance(part, ast.Name)}
+    found = {
+        f"{name}={target}.{inside or ''}"
+        for name in names
+        for target, inside in _imports(module).get(name, ())
+        if not _source(target)
+    }
+    return canonical(sorted(found)) if found else ""
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
@@ -156,8 +202,9 @@ def _is_main(node: ast.stmt) -> bool:
 
 def _dump(node: object) -> str:
     """A syntax tree as text: the same on every Python version, without positions, docstrings or empty fields."""
-    if isinstance(node, ast.Raise):  # whatever is raised, no artifact is written: only that and where count
-        return "Raise()"
+    if isinstance(node, ast.Raise):  # what is raised counts, what it says does not: no artifact is written
+        raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        return f"Raise({_dump(raised)})"
     if isinstance(node, ast.AST):
         fields = ((name, value) for name, value in ast.iter_fields(node) if name not in ("kind", "type_comment"))
         inside = ",".join(f"{name}={_dump(value)}" for name, value in fields if value not in (None, []))
