@@ -10,7 +10,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 .PHONY: quickstart test install lint clean
 
 quickstart: $(VENV)/installed
-	snakemake --cores $(CORES)
+	snakemake --cores $(CORES) --config study=quickstart
 	@echo "The report: $(abspath results/studies)/quickstart/report.html"
 
 test: $(VENV)/installed-test lint
@@ -37,4 +37,4 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .snakemake
+	rm -rf $(VENV)

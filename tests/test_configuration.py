@@ -97,6 +97,8 @@ def test_a_mistake_in_the_site_is_one_line_with_a_remedy(root, site, message):
 @pytest.mark.parametrize(
     ("file", "entry", "message"),
     [
+        ("strategies", {"margin": 5}, r"entry 'margin': must hold keys and values, not 5"),
+        ("learners", {"mlp": "tiny"}, r"entry 'mlp': must hold keys and values, not 'tiny'"),
         (
             "strategies",
             {"margin": {"temperature": 2}},
@@ -127,6 +129,14 @@ def test_a_mistake_in_the_catalogue_is_one_line_with_a_remedy(root, file, entry,
     with pytest.raises(AllroundError, match=message) as error:
         load(root)
     assert "\n" not in str(error.value)
+
+
+def test_a_study_file_elsewhere_does_not_take_over_the_results_of_another(root, tmp_path):
+    other = tmp_path / "elsewhere/tiny.yaml"
+    other.parent.mkdir()
+    other.write_text(yaml.safe_dump(TINY))
+    with pytest.raises(AllroundError, match=r"has the same name and would share its results; rename one"):
+        load(root, site={"study": str(other)})
 
 
 def test_broken_yaml_names_its_line(root):

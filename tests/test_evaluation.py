@@ -206,6 +206,25 @@ def test_time_that_strategies_share_is_counted_once():
     assert stats.seconds(rounds)["seconds_train"].tolist() == [20, 20]
 
 
+def test_an_embedding_that_one_strategy_reads_is_counted_and_a_seed_set_only_once():
+    rounds = table({"random": {0: [0.5]}, "typiclust": {0: [0.5]}})  # random sorts first, and reads no view
+    rounds["seconds_train"], rounds["seconds_label"], rounds["seconds_query"] = 10.0, 1.0, 1.0
+    rounds["seconds_embed"] = [np.nan, 100.0]
+    assert stats.seconds_spent(rounds) == 10 + 100 + 1 + 2 * 1
+
+
+def test_later_rounds_cost_each_strategy_its_own():
+    rounds = table({"random": {0: [0.5, 0.6]}, "s": {0: [0.5, 0.7], 1: [0.5, 0.7]}})
+    rounds["seconds_train"] = [10.0, 20, 10, 30, 11, 31]  # rows: random 0, s 0, s 1; two rounds each
+    rounds["seconds_embed"] = [np.nan, np.nan, 5, np.nan, 6, np.nan]
+    rounds["seconds_query"] = [1.0, np.nan, 2, np.nan, 3, np.nan]
+    rounds["seconds_label"] = [0.5, 0.25, 0.5, 0.25, 0.5, 0.25]
+    shared = (10 + 5 + 0.5) + (11 + 6 + 0.5)
+    assert stats.seconds_spent(rounds) == shared + (20 + 30 + 31) + 3 * 0.25 + (1 + 2 + 3)
+    other = rounds.assign(budget=20)  # another budget starts from the same round 0
+    assert stats.seconds_spent(pd.concat([rounds, other])) == shared + 2 * (81 + 0.75 + 6)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -7,6 +7,7 @@ The tiny study has 1 seed, 3 rounds and random, margin, glister. Finished, it ha
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -185,6 +186,27 @@ def test_a_new_strategy_runs_without_touching_finished_work(copy):
     assert after.keys() == before.keys()
     assert changed <= {shared + "cost/embed_outputs.json", shared + "log/embed_outputs.log"}
     assert copy.planned() == {}
+
+
+def test_results_without_records_are_not_mixed_with_another_configuration(copy):
+    shutil.rmtree(copy.root / ".snakemake")
+    assert copy.planned() == {}
+    change_training(copy)
+    output = copy.snakemake("-n", ok=False)
+    assert "was made by another configuration, and .snakemake/ has no record of it" in output
+    copy.snakemake("--touch", "--forceall")
+    assert copy.planned() == {}
+
+
+def test_forcing_one_result_works_when_it_is_finished(copy):
+    result = "results/digits/tiny/random20/margin@5/seed0/round001/metrics.json"
+    assert copy.planned("--force", result)["train"] == 1
+
+
+def test_a_run_without_the_profile_is_refused_before_it_reruns_everything(copy):
+    assert "only the rerun triggers mtime and params fit" in copy.snakemake(
+        "-n", "--workflow-profile", "none", ok=False
+    )
 
 
 def test_forcing_a_rule_still_works_when_its_inputs_were_deleted(copy):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
+from allround.device import choose
 from allround.kernels import facility_location as facility_location_module
 from allround.kernels.facility_location import facility_location
 from allround.kernels.k_centre import k_centre
@@ -253,7 +254,8 @@ def test_a_step_runs_as_often_as_asked_or_until_done():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_captured_step_runs_as_often_as_asked_and_its_warm_up_leaves_no_trace():
-    count, trace = torch.zeros(1, device="cuda", dtype=torch.int64), torch.zeros(100, device="cuda")
+    device = choose("cuda", exact=True)
+    count, trace = torch.zeros(1, device=device, dtype=torch.int64), torch.zeros(100, device=device)
 
     def step() -> None:
         trace.index_copy_(0, count, count.float())
@@ -267,6 +269,7 @@ def test_a_captured_step_runs_as_often_as_asked_and_its_warm_up_leaves_no_trace(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_gpu_picks_what_the_cpu_picks(dtype):
+    device = choose("cuda", exact=True)
     residual, features = tensors(*random_factors(3000, 10, 64))
     features = features.to(dtype)
     draws = np.random.default_rng(5).random(200)
@@ -277,8 +280,8 @@ def test_the_gpu_picks_what_the_cpu_picks(dtype):
     }
     for name, kernel in kernels.items():
         rows, scores = kernel(residual, features)
-        there, there_scores = kernel(residual.cuda(), features.cuda())
-        again = kernel(residual.cuda(), features.cuda())[0]
+        there, there_scores = kernel(residual.to(device), features.to(device))
+        again = kernel(residual.to(device), features.to(device))[0]
         assert there.tolist() == again.tolist(), f"{name}: two runs on one GPU differ"
         assert (rows[:20] == there[:20].cpu()).all(), name  # later, rounding may decide between equals
         torch.testing.assert_close(scores.sum(), there_scores.sum().cpu(), rtol=1e-2, atol=0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from allround import learners
 from allround.errors import AllroundError
 from allround.identity import canonical
 from allround.learners import augmentation, optimisers, resume, steps, training
-from allround.learners.inference import half, outputs
+from allround.learners.inference import outputs
 from allround.learners.model import build, pack, unpack, weights
 from allround.learners.schedules import rates
 from allround.learners.scores import BINS, evaluate
@@ -112,17 +114,32 @@ def test_the_first_layer_of_airbench_whitens_the_labelled_images():
     torch.testing.assert_close(second, torch.eye(12), atol=0.05, rtol=0)
 
 
+def test_the_whitening_looks_at_few_images_spread_over_all_and_in_blocks_of_them(monkeypatch):
+    monkeypatch.setattr(training, "PREPARED_IMAGES", 20)
+    airbench = training.architecture("airbench")
+    seen, entry = [], learner(architecture="airbench")
+    images = np.random.default_rng(0).integers(0, 256, (70, 16, 16, 3)).astype(np.uint8)
+    scale = (0.5,) * 3, (0.3,) * 3
+
+    def first(pixels):
+        monkeypatch.setattr(airbench, "PIXELS", pixels)
+        seeds = np.random.SeedSequence(0)
+        return training._initial(images, entry, (16, 16, 3), 10, *scale, seeds, None).body[0].weight
+
+    whole, again, blocks = first(10**9), first(10**9), first(3 * 256)
+    assert torch.equal(whole, again)
+    torch.testing.assert_close(whole, blocks)
+    monkeypatch.setattr(airbench, "prepare", lambda body, few: seen.append(few))
+    first(1)
+    few = augmentation.normalise(torch.from_numpy(images[np.arange(20) * 70 // 20]), *augmentation.moments(*scale, CPU))
+    assert torch.equal(seen[0], few)
+
+
 @pytest.mark.parametrize(
     ("entry", "shape", "says"),
     [
         ({"architecture": "airbench"}, (5, 5, 1), "images of 5 x 5 x 1 do not fit the architecture airbench"),
         ({"architecture": "torchvision:vgg11"}, (8, 8, 3), "images of 8 x 8 x 3 do not fit"),
-        (
-            {"architecture": "torchvision:resnet19"},
-            (32, 32, 3),
-            "unknown torchvision classifier 'resnet19'. Did you mean",
-        ),
-        ({"architecture": "timm:resnet10x"}, (32, 32, 3), "unknown timm model 'resnet10x'. Did you mean 'resnet10t'"),
         ({"architecture": "torchvision:squeezenet1_1"}, (32, 32, 3), "does not end in a linear layer"),
         (
             {"architecture": "timm:resnet10t", "arguments": {"wide": 3}},
@@ -135,6 +152,28 @@ def test_an_architecture_that_cannot_be_built_is_one_clear_line(entry, shape, sa
     with pytest.raises(AllroundError) as error:
         build(learner(**entry), shape, 10)
     assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("library", "builder", "name", "arguments", "remedy"),
+    [
+        ("timm", "create_model", "timm:resnet10t", {"pretrained": True}, "pretrained: false"),
+        ("torchvision.models", "get_model", "torchvision:resnet18", {"weights": "DEFAULT"}, "weights: null"),
+    ],
+)
+def test_weights_that_cannot_be_fetched_are_one_clear_line(monkeypatch, library, builder, name, arguments, remedy):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    entry = learner(architecture=name, arguments=arguments)
+    for fault in (LocalEntryNotFoundError("no network\nat all"), URLError("no network"), ConnectionError("no network")):
+
+        def offline(*_, fault=fault, **__):
+            raise fault
+
+        monkeypatch.setattr(importlib.import_module(library), builder, offline)
+        with pytest.raises(AllroundError, match=rf"the weights of {name} could not be fetched") as error:
+            build(entry, (32, 32, 3), 10)
+        assert f"connect this machine once, or set {remedy}" in str(error.value) and "\n" not in str(error.value)
 
 
 # --- the catalogue ----------------------------------------------------------------------------------------------------
@@ -164,6 +203,25 @@ def test_every_learner_of_the_catalogue_is_valid_and_its_settings_are_json(name)
         ({"architecture": "mlp", "batch_size": True}, "'batch_size' is True"),
         ({"architecture": "mlp", "arguments": {"widht": 3}}, "unknown argument of mlp 'widht'. Did you mean 'width'?"),
         ({"architecture": "mlp", "arguments": {"width": 3.5}}, "argument 'width' of mlp is 3.5"),
+        (
+            {"architecture": "mlp", "arguments": {"width": 0}},
+            "argument 'width' of mlp is 0; allowed: whole numbers from 1 to",
+        ),
+        ({"architecture": "mlp", "arguments": {"layers": 0}}, "argument 'layers' of mlp is 0; allowed: whole numbers"),
+        (
+            {"architecture": "cnn", "arguments": {"hidden": -1}},
+            "argument 'hidden' of cnn is -1; allowed: whole numbers",
+        ),
+        (
+            {"architecture": "cnn", "arguments": {"dropout": 1}},
+            "argument 'dropout' of cnn is 1; allowed: numbers from 0 to 0.999",
+        ),
+        (
+            {"architecture": "airbench", "arguments": {"scale": 0}},
+            "argument 'scale' of airbench is 0; allowed: numbers",
+        ),
+        ({"architecture": "torchvision:resnet19"}, "unknown torchvision classifier 'resnet19'. Did you mean 'resnet1"),
+        ({"architecture": "timm:resnet10x"}, "unknown timm model 'resnet10x'. Did you mean 'resnet10t'"),
         ({"architecture": "mlp", "optimiser": {"lr": 1}}, "key 'optimiser' needs a name"),
         ({"architecture": "mlp", "optimiser": "sdg"}, "unknown optimiser 'sdg'. Did you mean 'sgd'?"),
         (
@@ -187,6 +245,18 @@ def test_a_mistake_in_the_catalogue_is_one_clear_line(entry, says):
         learners.settings(entry, "learners.yaml entry 'mine'")
     assert str(error.value).startswith("learners.yaml entry 'mine': ") and says in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_every_argument_of_our_architectures_has_a_range_and_those_of_others_are_like_their_defaults(
+    tmp_path, monkeypatch
+):
+    for name in learners.names():
+        assert learners._keywords(name).keys() <= learners.ARGUMENT_RANGES.keys()
+    (tmp_path / "mine.py").write_text("def build(shape, classes, *, depth=3, pool='max', crop=0.5): ...")
+    monkeypatch.setattr(learners, "FOLDER", tmp_path)
+    assert learner(architecture="mine", arguments={"crop": 7})["arguments"] == {"depth": 3, "pool": "max", "crop": 7}
+    with pytest.raises(AllroundError, match=r"argument 'depth' of mine is 'deep'; allowed: values like 3\."):
+        learner(architecture="mine", arguments={"depth": "deep"})
 
 
 def test_planning_never_waits_for_torch():
@@ -514,13 +584,17 @@ def test_outputs_in_blocks_equal_the_direct_forward_pass_with_batch_norm_in_eval
     assert all(torch.equal(a, b) for a, b in zip(before.values(), weights(model).values(), strict=True))
 
 
-def test_features_too_large_for_float16_stay_finite_and_outputs_that_are_not_numbers_are_refused():
-    np.testing.assert_array_equal(half(np.array([1e9, -np.inf, 1.5], np.float32)), [65504, -65504, 1.5])
-    model = fit(learner(epochs=1)).model
-    with torch.no_grad():
-        model.head.bias[0] = torch.nan
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("part", ["features", "logits"])
+def test_outputs_that_are_not_finite_are_refused(part, bad):
+    class Broken(nn.Module):
+        def outputs(self, images):
+            parts = {"features": torch.ones(len(images), 3), "logits": torch.ones(len(images), 2)}
+            parts[part][1, 1] = bad
+            return parts["features"], parts["logits"]
+
     with pytest.raises(AllroundError, match="outputs for images 0 to 39 are not finite"):
-        list(outputs(model, problem()[0], mean=(0.4,), std=(0.25,), device=CPU))
+        list(outputs(Broken(), problem()[0], mean=(0.4,), std=(0.25,), device=CPU))
 
 
 def test_a_checkpoint_rebuilds_the_model(tmp_path):

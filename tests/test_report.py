@@ -139,6 +139,16 @@ def test_a_strategy_pays_for_the_views_it_reads_and_no_others(finished):
     assert np.isnan(cost["margin", 2])  # the last round asks for nothing
 
 
+def test_precision_is_the_last_column_and_empty_where_unknown(finished):
+    results, settings = finished
+    path = layout.path(results, Cell("digits", "mlp", "random20", "margin@10", 2, 2), "metrics.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "bfloat16"}))
+    table = statistics.read_rounds(run_collect(results, settings)[0])
+    assert table.columns[-1] == "precision"
+    known = table[table["precision"] != ""]
+    assert len(known) == 1 and known["precision"].item() == "bfloat16" and known["strategy"].item() == "margin"
+
+
 def test_lost_costs_are_empty_fields(finished):
     results, settings = finished
     for path in results.rglob("cost/*.json"):
@@ -330,6 +340,22 @@ def test_mixed_versions_devices_and_code_are_reported():
     provenance |= {"code": {"train": ["1", "2"], "query": {"margin": ["3", "4"]}}}
     found = " ".join(report.warnings(grid(), provenance))
     assert all(words in found for words in ("versions of torch", "different devices", "stage train", "query (margin)"))
+
+
+def test_models_trained_on_different_kinds_of_device_or_precision_are_reported():
+    rounds = grid().assign(device="cpu", precision="float32")
+    assert "not comparable" not in " ".join(report.warnings(rounds, {}))
+    rounds.loc[rounds["seed"] == 0, ["device", "precision"]] = ""  # unknown is not different
+    assert "not comparable" not in " ".join(report.warnings(rounds, {}))
+    margin = rounds["strategy"] == "margin"
+    words = "Models were trained on cpu and cuda: pairs across devices are not comparable."
+    assert words in report.warnings(rounds.assign(device=rounds["device"].mask(margin, "cuda")), {})
+    words = "Models were trained in bfloat16 and float32: pairs across devices are not comparable."
+    assert words in report.warnings(rounds.assign(precision=rounds["precision"].mask(margin, "bfloat16")), {})
+    cards = rounds.assign(device=rounds["device"].mask(margin, "cuda:0").mask(~margin, "cuda:1"))
+    assert "not comparable" not in " ".join(report.warnings(cards, {}))
+    two = pd.concat([grid().assign(device="cpu"), grid(datasets=("mnist",)).assign(device="cuda")])
+    assert "not comparable" not in " ".join(report.warnings(two, {}))  # no pair crosses from group to group
 
 
 @pytest.mark.parametrize("strategies", [["random"], ["margin"]])

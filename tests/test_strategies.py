@@ -16,7 +16,7 @@ import torch
 from test_kernels import assert_greedy, cosines, dense_k_centre, dense_k_means_plus_plus, kronecker
 from test_pool import identity, write_view
 
-from allround import strategies
+from allround import device, strategies
 from allround.artifacts import Labels, write_labels
 from allround.errors import AllroundError
 from allround.pool import Pool
@@ -484,7 +484,7 @@ def test_a_strategy_that_breaks_the_contract_is_told_so(new_file, text, message)
 def test_the_gpu_picks_what_the_cpu_picks(name, hyperparameters):
     data = arrays(2000, d=32, c=10)
     here = select(name, Pool.from_arrays(**data), budget=100, **hyperparameters)
-    pool = Pool.from_arrays(**data, device="cuda")
+    pool = Pool.from_arrays(**data, device=str(device.choose("cuda", exact=True)))
     there = select(name, pool, budget=100, **hyperparameters)
     assert there.tolist() == select(name, pool, budget=100, **hyperparameters).tolist()
     assert there[:20].tolist() == here[:20].tolist()  # later, rounding may decide between equals

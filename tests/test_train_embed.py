@@ -19,13 +19,16 @@ from allround.artifacts import (
     Split,
     open_view,
     read_checkpoint,
+    read_dataset,
     read_metrics,
     write_dataset,
     write_labels,
 )
 from allround.errors import AllroundError
 from allround.identity import canonical
+from allround.learners import inference
 from allround.learners.model import unpack
+from allround.pool import Pool
 from allround.stages.embed import embed
 from allround.stages.train import train
 
@@ -73,8 +76,6 @@ def label(folder, digest, index=None, labels=None, cell=CELL, name="labels.csv")
 
 @pytest.fixture
 def files(tmp_path):
-    from allround.artifacts import read_dataset
-
     dataset = write(tmp_path)
     digest = read_dataset(dataset).digest
     return {"dataset": dataset, "labels": label(tmp_path, digest), "folder": tmp_path, "digest": digest}
@@ -128,6 +129,7 @@ def test_both_stages_run_from_their_command_line_and_write_what_they_promise(fil
     facts = {"n_labels": 20, "n_test": 31, "epochs": 4, "steps": 12}
     assert {key: metrics[key] for key in facts} == facts
     assert {"accuracy", "nll", "ece", "per_class_accuracy", "train_accuracy", "train_loss"} <= metrics.keys()
+    assert metrics["precision"] == "float32"  # what `auto` means on a CPU
     cost = json.loads(paths["cost"].read_text())
     assert cost["images"] == 96 and cost["images_per_second"] > 0 and cost["device"] == "cpu"
     assert not list(folder.glob("*.resume"))
@@ -160,6 +162,71 @@ def test_a_view_holds_features_and_logits_of_one_forward_pass_over_the_whole_poo
     np.testing.assert_allclose(logits, direct_logits.numpy(), atol=1e-5)
     head = torch.from_numpy(features.astype(np.float32))
     np.testing.assert_allclose(model.head(head).detach().numpy(), logits, atol=1e-2)
+
+
+def test_the_metrics_are_those_of_the_checkpoint_on_the_test_set(files):
+    checkpoint, path, _ = run_train(files)
+    saved, metrics = read_checkpoint(checkpoint, CELL), read_metrics(path, CELL)
+    test = read_dataset(files["dataset"]).test
+    images = torch.from_numpy((np.asarray(test.images) / 255 - saved["mean"][0]) / saved["std"][0]).float()
+    with torch.no_grad():
+        logits = unpack(saved, checkpoint)(images.permute(0, 3, 1, 2)).double()
+    truth = torch.from_numpy(np.asarray(test.labels))
+    hit = logits.argmax(1) == truth
+    assert metrics["accuracy"] == pytest.approx(hit.double().mean().item(), abs=1e-12)
+    assert metrics["per_class_accuracy"] == pytest.approx([hit[truth == c].double().mean().item() for c in range(3)])
+    assert metrics["nll"] == pytest.approx(torch.nn.functional.cross_entropy(logits, truth).item(), rel=1e-5)
+
+
+def scaled(checkpoint, factor):
+    """Make the checkpoint's features `factor` times as large: those of a network that was trained to other weights."""
+    saved = read_checkpoint(checkpoint)
+    last = [key for key in saved["weights"] if key.startswith("body.") and key.endswith(".bias")][-1]
+    for key in (last, last.replace("bias", "weight")):
+        saved["weights"][key] *= factor
+    saved["weights"]["head.weight"] /= factor
+    torch.save(saved, checkpoint)
+
+
+def test_features_beyond_the_range_of_float16_are_stored_as_float32(files, capsys, monkeypatch):
+    monkeypatch.setitem(inference.PIXELS, "cpu", 7 * 72)  # blocks of seven images
+    checkpoint, _, _ = run_train(files)
+    path, _ = run_embed(files, checkpoint)
+    features, logits = (open_view(path, "outputs").read(field) for field in ("features", "logits"))
+    first, largest = np.abs(features[:7].astype(np.float32)).max(), np.abs(features.astype(np.float32)).max()
+    assert first < 0.99 * largest  # the overflow comes after rows have been written
+    capsys.readouterr()
+    factor = 65504 / (0.5 * (first + largest))
+    scaled(checkpoint, factor)
+    path, facts = run_embed(files, checkpoint)
+    view = open_view(path, "outputs")
+    wide = view.read("features")
+    assert wide.dtype == np.float32 and wide.max() > 65504 and facts == {"images": 70}
+    np.testing.assert_allclose(wide, features * np.float32(factor), rtol=1e-2, atol=1e-3 * factor)
+    np.testing.assert_allclose(view.read("logits"), logits, atol=1e-4)
+    assert capsys.readouterr().out.count("beyond float16's range: starting again, storing float32") == 1
+    assert [file.name for file in path.parent.iterdir()] == ["outputs.h5"]
+    pool = Pool.open({"outputs": path}, files["labels"])
+    assert pool.features.dtype == torch.float32 and pool.features.max() > 65504
+
+
+def test_outputs_that_are_not_finite_are_one_clear_line(files):
+    checkpoint, _, _ = run_train(files)
+    scaled(checkpoint, 1e38)
+    scaled(checkpoint, 1e38)
+    with pytest.raises(AllroundError, match="outputs for images 0 to 69 are not finite") as error:
+        run_embed(files, checkpoint)
+    assert "\n" not in str(error.value) and not list(files["folder"].glob("pool/*"))
+
+
+def test_a_training_that_diverges_is_one_clear_line_and_leaves_nothing_behind(files):
+    identity = job("train", optimiser={"name": "sgd", "lr": 1e4, "weight_decay": 1e3}, epochs=30)
+    with pytest.raises(
+        AllroundError, match=r"training loss is (nan|inf) in epoch \d+.*lower the learner's lr"
+    ) as error:
+        run_train(files, identity)
+    assert "\n" not in str(error.value)
+    assert not [path for path in files["folder"].iterdir() if path.name in ("checkpoint.pt", "metrics.json")]
 
 
 def test_the_same_job_writes_the_same_bytes(files):
@@ -265,3 +332,18 @@ def test_an_impossible_device_is_one_clear_line():
     with pytest.raises(AllroundError, match="--threads 0"):
         choose("cpu", 0)
     assert choose("cpu").type == "cpu"
+
+
+def test_exact_arithmetic_on_cuda_means_no_tf32(monkeypatch):
+    from allround.device import choose
+
+    for name, answer in (("is_available", True), ("device_count", 1), ("current_device", 0), ("set_device", None)):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    try:
+        for options, tf32 in (({}, True), ({"exact": True}, False), ({"exact": False}, True)):
+            assert choose("cuda", **options) == torch.device("cuda:0")
+            assert (matmul.allow_tf32, cudnn.allow_tf32) == (tf32, tf32)
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before

@@ -199,7 +199,7 @@ def _check_splits(path: Path, classes: list[str], train: Split, test: Split) -> 
 def read_dataset(path: Path, name: str | None = None) -> Dataset:
     """Open dataset.h5; `name` is the dataset that it must hold."""
     path = Path(path)
-    with _open_h5(path, "dataset") as file:
+    with _open_h5(path, "dataset") as file, _damage(path):
         identity = str(file.attrs["identity"])
         _check_place(path, identity, {"dataset": name} if name else None)
         return Dataset(
@@ -213,6 +213,17 @@ def read_dataset(path: Path, name: str | None = None) -> Dataset:
             digest=str(file.attrs["digest"]),
             identity=identity,
         )
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What h5py raises for damaged content becomes one line."""
+    try:
+        yield
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, PermissionError):
+            raise
+        raise _bad(path, f"damaged ({type(error).__name__})") from None
 
 
 def _read_split(path: Path, group: h5py.Group) -> Split:
@@ -230,8 +241,9 @@ def _open_h5(path: Path, kind: str) -> h5py.File:
         raise
     except OSError as error:
         raise _bad(path, f"not a whole HDF5 file ({error})") from None
-    if file.attrs.get("kind") != kind or not file.attrs.get("complete", False):
-        found = file.attrs.get("kind", "nothing known")
+    with _damage(path):
+        found, complete = file.attrs.get("kind", "nothing known"), file.attrs.get("complete", False)
+    if found != kind or not complete:
         file.close()
         raise _bad(path, f"holds {found}, not a complete {kind}")
     return file
@@ -465,6 +477,11 @@ def open_view(path: Path, view: str | None = None, expect: Mapping[str, Any] | N
     file = _open_h5(path, "view")
     if view and file.attrs["view"] != view:
         raise _bad(path, f"holds view '{file.attrs['view']}', not '{view}'")
+    with _damage(path):
+        return _view(path, file, expect)
+
+
+def _view(path: Path, file: h5py.File, expect: Mapping[str, Any] | None) -> View:
     _check_place(path, str(file.attrs["identity"]), expect)
     shapes = {
         name: (data.shape[:1] + data.shape[2:] if name == "mc_logits" else data.shape[1:])

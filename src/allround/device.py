@@ -12,13 +12,15 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats it
 import torch
 
 
-def choose(name: str = "auto", threads: int = 1) -> torch.device:
+def choose(name: str = "auto", threads: int = 1, *, exact: bool = False) -> torch.device:
     """The device called "auto", "cpu", "cuda" or "cuda:N", with the process set up so that a job repeats itself.
 
     threads: threads of the CPU; results on a CPU may depend on their number in the last bit
+    exact: float32 products keep all 24 bits on CUDA, and sums of 16-bit products stay in float32; else TF32 (10 bits of
+        mantissa, sums in float32) makes networks faster
     AllroundError: no such device here
 
-    On CUDA float32 products use TF32 (10 bits of mantissa, sums in float32), cuDNN keeps to deterministic algorithms.
+    cuDNN keeps to deterministic algorithms.
     """
     if threads < 1:
         raise AllroundError(f"--threads {threads}: allowed: whole numbers from 1.")
@@ -36,6 +38,8 @@ def choose(name: str = "auto", threads: int = 1) -> torch.device:
     torch.cuda.set_device(device)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False  # its choice of algorithm depends on timings
-    torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = not exact
+    torch.backends.cuda.matmul.allow_tf32 = not exact
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = not exact
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = not exact
     return device

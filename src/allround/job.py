@@ -22,6 +22,9 @@ from allround.artifacts import identity_of, write_text
 from allround.errors import AllroundError
 from allround.locks import wait_for_orphan
 
+DISK_FULL = ("errno = 28", "No space left on device")  # h5py raises RuntimeError when the disk fills up on closing
+GPU_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
 
 def run_stage(
     work: Callable[..., dict | None],
@@ -52,7 +55,7 @@ def run_stage(
             facts = {"code": json.loads(arguments["identity"]).get("code"), **facts}
             write_text(cost, json.dumps(_cost(stage, started, time.perf_counter() - wall, facts), indent=1) + "\n")
     except Exception as error:
-        message = explain(error)
+        message = explain(error, stage)
         if message is None:
             raise
         sys.exit(f"allround {stage}: {message}")
@@ -71,24 +74,21 @@ def seed_sequence(identity: str) -> np.random.SeedSequence:
     )
 
 
-def explain(error: BaseException) -> str | None:
+def explain(error: BaseException, stage: str = "") -> str | None:
     """One line for an error that its reader can mend; None for a bug, whose traceback should be seen."""
+    text, name = str(error), getattr(error, "filename", None) or ""
     if isinstance(error, AllroundError):
-        return str(error)
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, which this module does not import
-        return (
-            "out of GPU memory; use a smaller batch_size in config/catalogue/learners.yaml, fewer GPU slots "
-            "(--resources gpu=1), or device: cpu in config/config.yaml."
-        )
+        return text
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(words in text for words in DISK_FULL):
+        place = f" while writing {name}" if name else ""
+        return f"the disk is full{place}; free some space, and the same command goes on where it stopped."
+    if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
+        return f"no permission to write or read {name or text}: check its owner and mode, or the mount."
+    if type(error).__name__ == "OutOfMemoryError" or any(words in text for words in GPU_FULL):  # torch's
+        train = "; or give the learner a smaller batch_size, which trains it again" if stage == "train" else ""
+        return f"out of GPU memory; let fewer jobs share the GPU (--resources gpu=1), or set device: cpu{train}."
     if isinstance(error, MemoryError):
-        return f"out of memory ({error or 'no size given'}); run fewer jobs at once (--cores) or use a smaller dataset."
-    if isinstance(error, OSError):
-        name = error.filename or ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "errno = 28" in str(error) or "No space left" in str(error):
-            place = f" while writing {name}" if name else ""
-            return f"the disk is full{place}; free some space, and the same command goes on where it stopped."
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) or isinstance(error, PermissionError):
-            return f"no permission to write or read {name or error}: check its owner and mode, or the mount."
+        return f"out of memory ({text or 'no size given'}); run fewer jobs at once (--cores) or use a smaller dataset."
     return None
 
 

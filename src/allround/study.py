@@ -7,6 +7,7 @@ of datasets describe themselves through their syntax trees.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,12 @@ def _study_path(name: str, folder: Path) -> Path:
     if name.endswith((".yaml", ".yml")) or "/" in name:
         if not Path(name).is_file():
             raise AllroundError(f"study {name}: no such file; give a path that exists or one of: {_names(folder)}.")
-        return Path(name)
+        path, shipped = Path(name), folder / f"{Path(name).stem}.yaml"
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", path.stem):
+            raise AllroundError(f"study {name}: its file name names its results; allowed: letters, digits, _, - and .")
+        if shipped.is_file() and not shipped.samefile(path):
+            raise AllroundError(f"study {name}: {shipped} has the same name and would share its results; rename one.")
+        return path
     if not (folder / f"{name}.yaml").is_file():
         raise unknown("study", name, (file.stem for file in folder.glob("*.yaml")), "config key 'study'")
     return folder / f"{name}.yaml"
@@ -152,6 +158,8 @@ def _pick(study: dict, kind: str, catalogue: Path, path: Path, resolve: Any) -> 
         if name not in entries:
             singular = {"strategies": "strategy"}.get(kind, kind.removesuffix("s"))
             raise unknown(singular, name, entries, f"{path} key '{kind}'")
+        if not isinstance(entries[name] or {}, dict):
+            raise AllroundError(f"{file} entry '{name}': must hold keys and values, not {entries[name]!r}.")
     return {name: resolve(name, entries[name] or {}, f"{file} entry '{name}'") for name in study[kind]}
 
 

@@ -13,6 +13,7 @@ SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))  # this clone's code, whatever is installed elsewhere
 
 from allround import layout, plan, study
+from allround.artifacts import identity_of
 from allround.errors import AllroundError
 from allround.job import export_source
 from allround.locks import clear_stale_locks
@@ -88,15 +89,23 @@ def made_by(path, identity):
     if persistence._filter_incomplete_keys([path]):
         return False
     record = persistence._read_record(path)
-    return record is None or record.params == [repr(identity)]
+    if record is not None:
+        return record.params == [repr(identity)]
+    found = identity_of(Path(path))
+    if found not in (None, identity) and not workflow.touch:
+        raise WorkflowError(
+            f"{path}: was made by another configuration, and .snakemake/ has no record of it; "
+            "delete it to make it again, or accept everything as it is with --touch --forceall."
+        )
+    return True
 
 
 def forced():
     """Whether the command line forces jobs: then all of them get their inputs."""
     settings = workflow.dag_settings
-    if RerunTrigger.INPUT in settings.rerun_triggers:
+    if settings.rerun_triggers - {RerunTrigger.MTIME, RerunTrigger.PARAMS}:
         raise WorkflowError(
-            "rerun trigger 'input' is on and would rerun finished jobs, which declare no inputs; "
-            "use profiles/default, or pass --rerun-triggers mtime params."
+            "only the rerun triggers mtime and params fit this workflow: finished jobs declare no inputs, and their "
+            "identity covers code; use profiles/default, or pass --rerun-triggers mtime params."
         )
-    return bool(settings.forceall or settings.forcerun)
+    return bool(settings.forceall or settings.forcerun or settings.forcetargets)

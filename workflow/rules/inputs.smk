@@ -38,14 +38,15 @@ def dataset_file(cell):
 
 def seed_set_input(wildcards):
     cell = cell_of(wildcards)
-    made = [in_cell(cell, "labels.csv")]
+    made = [in_cell(cell, "labels.csv"), in_cell(cell, "cost/seed_set.json")]
     files = {"dataset": dataset_file(cell)}
     return unless_finished(made, labels_identity(wildcards), files)
 
 
 def train_input(wildcards):
     cell, identity = cell_of(wildcards), train_identity(wildcards)
-    made = [in_cell(cell, "metrics.json"), in_cell(cell, "checkpoint.pt")]
+    small = [in_cell(cell, "metrics.json"), in_cell(cell, "cost/train.json")]
+    made = [*small, in_cell(cell, "checkpoint.pt")]
     files = {
         "dataset": dataset_file(cell),
         "labels": in_cell(cell, "labels.csv"),
@@ -62,7 +63,10 @@ def train_input(wildcards):
 
 def embed_input(wildcards):
     cell = cell_of(wildcards)
-    made = [in_cell(cell, f"pool/{wildcards.view}.h5")]
+    made = [
+        in_cell(cell, f"pool/{wildcards.view}.h5"),
+        in_cell(cell, f"cost/embed_{wildcards.view}.json"),
+    ]
     files = {
         "dataset": dataset_file(cell),
         "checkpoint": in_cell(cell, "checkpoint.pt"),
@@ -73,7 +77,7 @@ def embed_input(wildcards):
 def query_input(wildcards):
     cell = cell_of(wildcards)
     needs = STUDY.strategies[STUDY.arms[cell.arm]]["needs"]
-    made = [in_cell(cell, "query.csv")]
+    made = [in_cell(cell, "query.csv"), in_cell(cell, "cost/query.json")]
     files = {
         "dataset": dataset_file(cell),
         "labels": in_cell(cell.home, "labels.csv"),
@@ -84,7 +88,7 @@ def query_input(wildcards):
 
 def label_input(wildcards):
     cell = cell_of(wildcards)
-    made = [in_cell(cell, "labels.csv")]
+    made = [in_cell(cell, "labels.csv"), in_cell(cell, "cost/label.json")]
     files = {
         "dataset": dataset_file(cell),
         "labels": in_cell(cell.previous.home, "labels.csv"),

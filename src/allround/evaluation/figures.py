@@ -32,6 +32,7 @@ from allround.artifacts import replacing
 from allround.evaluation.looks import RANDOM, Look, looks
 from allround.evaluation.statistics import BASELINE, GROUP
 
+CUT = ", cut at the frame"  # of bars that are longer than their panel
 ARROW = r"$\downarrow$"  # an upper bound
 TOGETHER = 8  # strategies in one panel
 WIDTH = 6.4  # inches: the text width of most journals and theses
@@ -152,7 +153,7 @@ def curve_figure(group: dict, curves: pd.DataFrame, look: dict[str, Look]) -> Fi
     figure = Figure((WIDTH, 5.2 if paired else 3.6), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True, height_ratios=[1.55, 1]) if paired else [figure.subplots()]
     for name in _baseline_first(lines):
-        _draw_curve(axes[0], lines[name], look[name])
+        _draw_curve(axes[0], lines[name], look[name], 0.13 if len(lines) <= 4 else 0.08)
     axes[0].set_ylabel("test accuracy (%)")
     _head(axes[0], title(group), _seeds_note(seeds))
     if paired:
@@ -164,10 +165,10 @@ def curve_figure(group: dict, curves: pd.DataFrame, look: dict[str, Look]) -> Fi
     return figure
 
 
-def _draw_curve(ax: Axes, line: pd.DataFrame, look: Look) -> None:
+def _draw_curve(ax: Axes, line: pd.DataFrame, look: Look, alpha: float = 0.13) -> None:
     x, mean, std = line["n_labels"], 100 * line["mean"], 100 * line["std"]
     if std.notna().any():
-        ax.fill_between(x, mean - std, mean + std, color=look.light, alpha=0.13, linewidth=0)
+        ax.fill_between(x, mean - std, mean + std, color=look.light, alpha=alpha, linewidth=0)
     ax.plot(x, mean, color=look.light, linestyle=look.dash, marker=look.marker)
 
 
@@ -182,11 +183,13 @@ def _draw_gains(ax: Axes, lines: dict[str, pd.DataFrame], look: dict[str, Look])
         ax.plot(x, 100 * line["gain"], color=look[name].light, linewidth=0.7, alpha=0.45)
         ax.vlines(x, 100 * line["gain_low"], 100 * line["gain_high"], color=look[name].light, linewidth=1.1, alpha=0.75)
         ax.plot(x, 100 * line["gain"], color=look[name].light, linestyle="", marker=look[name].marker, markersize=3.2)
-    low, high = gain_limits(pd.concat([lines[name] for name in names]))
+    together = pd.concat([lines[name] for name in names])
+    low, high = gain_limits(together)
     ax.set_ylim(100 * low, 100 * high)
     ax.set_ylabel("minus random (points)")
     pairs = max(int(lines[name]["gain_n"].max()) for name in names)
-    _head(ax, "", _pairs_note(pairs, "bars"))
+    cut = together["gain_low"].min() < low or together["gain_high"].max() > high
+    _head(ax, "", _pairs_note(pairs, "bars") + (CUT if cut else ""))
 
 
 def gains_figure(group: dict, curves: pd.DataFrame, look: dict[str, Look]) -> Figure:
@@ -313,6 +316,7 @@ def ranking_figure(group: dict, summary: pd.DataFrame, look: dict[str, Look]) ->
     figure.get_layout_engine().set(w_pad=0.08)
     axes = figure.subplots(1, len(panels), sharey=True)
     rows = np.arange(len(order))[::-1]
+    cut = False
     for ax, (name, label, scale) in zip(axes, panels, strict=True):
         value, low, high = (scale * order[f"{name}{end}"].to_numpy(float) for end in ("", "_low", "_high"))
         for row, strategy, *bar in zip(rows, order["strategy"], value, low, high, strict=True):
@@ -323,17 +327,18 @@ def ranking_figure(group: dict, summary: pd.DataFrame, look: dict[str, Look]) ->
             ax.axvline(1 if name == "peak" else 0, color=RANDOM.light, linestyle=RANDOM.dash, linewidth=1.1, zorder=1.5)
         ax.set_xlabel(label)
         ax.set_ylim(-0.6, len(order) - 0.4)
-        ax.xaxis.set_major_locator(MaxNLocator(5))
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0)
         ax.spines["left"].set_visible(False)
         limits = _bar_limits(value, low, high, 1 if name == "peak" else 0 if paired else None)
         if limits:
             ax.set_xlim(*limits)
+            cut |= np.nanmin([*low, limits[1]]) < limits[0] or np.nanmax([*high, limits[0]]) > limits[1]
     axes[0].set_yticks(rows, order["strategy"])
     n = int(summary["n"].max())
     what = "minus random, " if paired else ""
-    note = f"{what}{'one seed' if n == 1 else f'{n} seeds, bars: 95 % confidence'}"
+    note = f"{what}{'one seed' if n == 1 else f'{n} seeds, bars: 95 % confidence'}{CUT if cut else ''}"
     figure.suptitle(title(group), fontsize=8.5, x=0.01, ha="left")
     axes[-1].set_title(note, loc="right", color=MUTED, fontsize=7)
     return figure

@@ -259,6 +259,7 @@ def warnings(rounds: pd.DataFrame, provenance: Mapping) -> list[str]:
         first = rows[rows["round"] == 0].groupby("seed")["accuracy"]
         if (first.nunique() > 1).any():
             found.append(f"Arms of a seed differ in round 0, which they should share: pairs are broken{where}.")
+        found += [f"{words}{where}." for words in _mixed(rows)]
     sizes = rounds.groupby(ARM)["seed"].nunique()
     if 1 < sizes.max() <= 3:
         few = "Two" if sizes.max() == 2 else "Three"
@@ -277,6 +278,17 @@ def warnings(rounds: pd.DataFrame, provenance: Mapping) -> list[str]:
         if len(codes) > 1:
             found.append(f"Artifacts of stage {stage} come from {len(codes)} versions of its code.")
     return found
+
+
+def _mixed(rows: pd.DataFrame) -> Iterable[str]:
+    """How the models of one group were not trained alike; the device kind and precision change what is learned."""
+    columns = [name for name in ("device", "precision") if name in rows.columns]
+    kinds = rows[columns].fillna("").map(lambda value: str(value).split(":")[0])  # cuda:1 is cuda; empty is unknown
+    varied = {name: sorted(set(kinds[name]) - {""}) for name in columns}
+    words = {"device": "on {}", "precision": "in {}"}
+    mixed = [words[name].format(" and ".join(found)) for name, found in varied.items() if len(found) > 1]
+    if mixed:
+        yield f"Models were trained {', '.join(mixed)}: pairs across devices are not comparable"
 
 
 def _missing(rounds: pd.DataFrame, study: Mapping) -> Iterable[str]:

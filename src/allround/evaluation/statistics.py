@@ -29,7 +29,7 @@ LEVEL = 0.95
 
 def read_rounds(path: Path) -> pd.DataFrame:
     """The table of rounds, checked; sorted by arm, seed and round. AllroundError names the file and its fault."""
-    text = dict.fromkeys(["dataset", "learner", "start", "strategy", "device", "host"], str)
+    text = dict.fromkeys(["dataset", "learner", "start", "strategy", "device", "host", "precision"], str)
     try:
         # a name such as "NA" or "007" is a name, so only numeric columns know missing values
         rounds = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=_NUMERIC_NA)
@@ -244,10 +244,13 @@ def seconds(rounds: pd.DataFrame) -> pd.DataFrame:
 
 
 def seconds_spent(rounds: pd.DataFrame) -> float:
-    """Seconds that the study's jobs took together: what round 0 shares between strategies counts once."""
-    first = rounds[rounds["round"] == rounds["round"].min()]
-    # the first training and embedding have no strategy and no budget in their path
-    shared = first.drop_duplicates(["dataset", "learner", "start", "seed"])[["seconds_train", "seconds_embed"]]
-    later = rounds.drop(first.index)[["seconds_train", "seconds_embed"]]
-    own = rounds[["seconds_query", "seconds_label"]]
-    return float(sum(np.nansum(part.to_numpy(float)) for part in (shared, later, own)))
+    """Seconds that the study's jobs took together: what round 0 shares between strategies counts once.
+
+    Strategies may read different views of round 0; the dearest set of one strategy stands for all of them.
+    """
+    first = rounds["round"] == rounds["round"].min()
+    common = ["seconds_train", "seconds_embed", "seconds_label"]
+    # the first training, embedding and seed set have no strategy and no budget in their path
+    shared = rounds[first].groupby(["dataset", "learner", "start", "seed"])[common].max()
+    parts = [shared, rounds.loc[~first, common], rounds["seconds_query"]]  # every strategy asks for itself
+    return float(sum(np.nansum(part.to_numpy(float)) for part in parts))

@@ -1,7 +1,8 @@
 """Learners: what a catalogue entry means, and the architectures that it may name.
 
-`settings` completes and checks an entry without importing torch, so that a mistake is found before the first job. The
-training itself lives in `learners.training`, the networks in `learners.architectures`, one file each.
+`settings` completes and checks an entry, so that a mistake is found before the first job; it imports torch for nothing
+but the names of torchvision and timm. The training itself lives in `learners.training`, the networks in
+`learners.architectures`, one file each.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ast
 from copy import deepcopy
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +66,23 @@ RANGES: dict[str, tuple[type, float, float]] = {  # key -> type, smallest, large
     "cutout": (int, 0, 4096),
     "train_accuracy": (float, 0, 1),
 }
+ARGUMENT_RANGES: dict[str, tuple[type, float, float]] = {  # likewise, of architectures; others are like their default
+    "width": (int, 1, 2**16),
+    "wide": (int, 1, 2**16),
+    "hidden": (int, 1, 2**16),
+    "layers": (int, 1, 1000),
+    "dropout": (float, 0, 0.999),
+    "scale": (float, 1e-6, 1e6),
+}
 
 
 def settings(entry: dict, where: str) -> dict:
-    """The settings of a learner: its catalogue entry, completed with defaults and checked; never imports torch.
+    """The settings of a learner: its catalogue entry, completed with defaults and checked.
 
     where: the file and entry, for errors
     AllroundError: a key, a name or a value that is not allowed, with the nearest match
+
+    Imports torch for the architectures of torchvision and timm alone: their names take 2 to 4 s to look up.
     """
     known = {"architecture", *DEFAULTS}
     for key in entry:
@@ -118,20 +130,34 @@ def _arguments(architecture: object, arguments: object, where: str) -> dict:
     if library in LIBRARIES:
         if not name:
             raise AllroundError(f"{where}: architecture '{architecture}' needs a name, as in {library}:resnet50.")
+        fault = _fault(library, name)
+        if fault:
+            raise AllroundError(f"{where}: {fault}")
         return arguments  # the library checks them when it builds the model
     if architecture not in names():
         raise unknown("architecture", architecture, _allowed(), where)
     defaults = _keywords(architecture)
+    whole = dict(defaults)
     for key, value in arguments.items():
         if key not in defaults:
             raise unknown(f"argument of {architecture}", key, defaults, where)
-        kind = type(defaults[key])
-        whole = kind is float and type(value) is int
-        if not whole and type(value) is not kind:
-            raise AllroundError(
-                f"{where}: argument '{key}' of {architecture} is {value!r}; allowed: values like {defaults[key]!r}."
-            )
-    return defaults | arguments
+        kind, what = type(defaults[key]), f"{where}: argument '{key}' of {architecture}"
+        if key in ARGUMENT_RANGES:
+            value = _within(ARGUMENT_RANGES[key], value, what)
+        elif type(value) is not kind and not (kind is float and type(value) is int):
+            raise AllroundError(f"{what} is {value!r}; allowed: values like {defaults[key]!r}.")
+        whole[key] = value
+    return whole
+
+
+@cache
+def _fault(library: str, name: str) -> str:
+    """What is wrong with a library's name of an architecture; empty if nothing is."""
+    try:
+        import_module(f"{__name__}.architectures.{LIBRARIES[library]}").check(name)
+    except AllroundError as error:
+        return str(error)
+    return ""
 
 
 @cache
@@ -173,24 +199,30 @@ def _section(entry: object, defaults: dict, key: str, where: str) -> dict | None
 
 
 def _checked(key: str, value: object, where: str) -> Any:
+    what = f"{where}: key '{key}'"
     if key in CHOICES:
         if value not in CHOICES[key]:
             raise unknown(key, value, CHOICES[key], where)
     elif key in RANGES:
-        kind, low, high = RANGES[key]
-        if isinstance(value, str) and kind is float:
-            value = _number(value)  # YAML 1.1 reads 5e-4 (no dot) as a string
-        if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
-            allowed = f"{'whole ' if kind is int else ''}numbers from {low:g} to {high:g}"
-            raise AllroundError(f"{where}: key '{key}' is {value!r}; allowed: {allowed}.")
-        value = kind(value)
+        value = _within(RANGES[key], value, what)
     elif key == "betas":
         pair = isinstance(value, list) and len(value) == 2
         if not pair or not all(isinstance(beta, float) and 0 <= beta < 1 for beta in value):
-            raise AllroundError(f"{where}: key 'betas' is {value!r}; allowed: two numbers from 0 to below 1.")
+            raise AllroundError(f"{what} is {value!r}; allowed: two numbers from 0 to below 1.")
     elif not isinstance(value, bool):
-        raise AllroundError(f"{where}: key '{key}' is {value!r}; allowed: true or false.")
+        raise AllroundError(f"{what} is {value!r}; allowed: true or false.")
     return value
+
+
+def _within(allowed: tuple[type, float, float], value: Any, what: str) -> Any:
+    """A number in its range. what: where it stands and its key, for the error"""
+    kind, low, high = allowed
+    if isinstance(value, str) and kind is float:
+        value = _number(value)  # YAML 1.1 reads 5e-4 (no dot) as a string
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
+        numbers = f"{'whole ' if kind is int else ''}numbers from {low:g} to {high:g}"
+        raise AllroundError(f"{what} is {value!r}; allowed: {numbers}.")
+    return kind(value)
 
 
 def _number(text: str) -> Any:

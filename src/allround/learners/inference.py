@@ -18,7 +18,6 @@ from allround.learners.model import Classifier
 
 PIXELS = {"cpu": 2**18, "cuda": 2**21}  # of one block, which bounds the memory that activations take
 MOST = 2048  # images of one block
-FLOAT16_MAX = 65504.0
 
 
 def outputs(
@@ -28,7 +27,7 @@ def outputs(
 
     model: on the device; images: (n, h, w, c) uint8, an array or a memmap of which one block at a time is read
     On a GPU the next block is read and copied while the device computes.
-    AllroundError: an output is not a number
+    AllroundError: an output is not a finite number
     """
     n, height, width, _ = images.shape
     block = min(MOST, max(1, PIXELS[device.type] // (height * width)))
@@ -57,14 +56,9 @@ def _finished(
     if ready:
         ready.synchronize()
     features, logits = features.numpy(), logits.numpy()
-    if np.isnan(features).any() or not np.isfinite(logits).all():
+    if not np.isfinite(features).all() or not np.isfinite(logits).all():
         raise AllroundError(
             f"the model's outputs for images {start} to {start + len(logits) - 1} are not finite: its training "
             "diverged; lower the learner's lr, then delete the checkpoint and run again."
         )
     return start, features, logits
-
-
-def half(features: np.ndarray) -> np.ndarray:
-    """Features as float16, clamped to its range: finite whatever the network's scale."""
-    return np.clip(features, -FLOAT16_MAX, FLOAT16_MAX).astype(np.float16)

@@ -38,7 +38,7 @@ def build(learner: Mapping[str, Any], shape: tuple[int, int, int], classes: int,
     learner: complete settings
     shape: (height, width, channels) of the images
     fetch: whether pretrained weights may be fetched; False where all weights will be replaced
-    AllroundError: the library does not know the name, or the images do not fit the architecture
+    AllroundError: the library does not know the name, weights cannot be fetched, or the images do not fit
     """
     name, arguments = learner["architecture"], dict(learner["arguments"])
     library, _, model = name.partition(":")
@@ -49,7 +49,15 @@ def build(learner: Mapping[str, Any], shape: tuple[int, int, int], classes: int,
     size = f"{shape[0]} x {shape[1]} x {shape[2]}"
     try:
         network = Classifier(*architecture(name).build(tuple(shape), classes, **arguments))
-    except (TypeError, ValueError, AssertionError) as error:
+    except OSError as error:  # of a file or the network; the errors of huggingface_hub, which timm asks, are some too
+        if not any(arguments.get(key) for key in PRETRAINED):
+            raise
+        remedy = "weights: null" if library == "torchvision" else "pretrained: false"
+        raise AllroundError(
+            f"the weights of {name} could not be fetched ({_line(error)}); connect this machine once, or set "
+            f"{remedy} in the learner's arguments."
+        ) from error
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise AllroundError(f"architecture {name} with arguments {learner['arguments']}: {_line(error)}.") from error
     try:
         with torch.no_grad():

@@ -70,7 +70,7 @@ def stepper(
 ) -> Callable[[], None]:
     """The step as a function without arguments: gather, augment, forward, loss, backward, update, count."""
     device = buffers.images.device
-    half = learner["precision"] == "bfloat16" or (learner["precision"] == "auto" and _has_bfloat16(device))
+    half = precision(learner, device) == "bfloat16"
     augment, smoothing = learner["augmentation"], learner["label_smoothing"]
 
     def step() -> None:
@@ -101,9 +101,15 @@ def stepper(
     return step
 
 
-def _has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 faster than float32: GPUs since Ampere. CPUs are taken not to."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+def precision(learner: Mapping[str, Any], device: torch.device) -> str:
+    """What a learner's setting means on a device: "float32" or "bfloat16".
+
+    auto: bfloat16 where products in it are faster, on GPUs since Ampere; CPUs are taken not to be.
+    """
+    if learner["precision"] != "auto":
+        return learner["precision"]
+    fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "bfloat16" if fast else "float32"
 
 
 def faster(

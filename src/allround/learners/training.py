@@ -24,10 +24,12 @@ from allround.learners import augmentation, optimisers
 from allround.learners.model import Classifier, architecture, build, load
 from allround.learners.resume import Keeper
 from allround.learners.schedules import rates
-from allround.learners.steps import allocate, faster, stepper
+from allround.learners.steps import allocate, faster, precision, stepper
 
 STREAMS = {"initialisation": 0, "order": 1, "augmentation": 2, "dropout": 3}
 REPORT = 5.0  # seconds between two lines of progress
+# what an architecture's `prepare` sees at most: enough for statistics of pixels, in bounded time and memory
+PREPARED_IMAGES, PREPARED_PIXELS = 5000, 2**23
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Fitted:
     train_accuracy: float
     train_loss: float
     images: int  # trained on in this process, for the cost
+    precision: str  # of the network's products: "float32" or "bfloat16"
 
 
 def fit(
@@ -117,7 +120,7 @@ def fit(
             keeper.save(done, changed)
     optimisers.forget_gradients(parts)
     log(f"trained {done} epochs, {done * steps} steps: loss {loss:.4f}, train accuracy {accuracy:.4f}")
-    return Fitted(model.eval(), done, done * steps, accuracy, loss, progress.images())
+    return Fitted(model.eval(), done, done * steps, accuracy, loss, progress.images(), precision(learner, device))
 
 
 def epoch_order(rng: np.random.Generator, n: int, batch: int) -> np.ndarray:
@@ -144,7 +147,8 @@ def _initial(
         load(model, start, "the checkpoint to start from")
     elif prepare:
         moments = augmentation.moments(mean, std, torch.device("cpu"))
-        few = images[: 2**24 // (shape[0] * shape[1])]  # enough for statistics of pixels, and bounded memory
+        many = min(len(images), PREPARED_IMAGES, max(1, PREPARED_PIXELS // (shape[0] * shape[1])))
+        few = images[np.arange(many) * len(images) // many]  # evenly spread over the order of acquisition
         prepare(model.body, augmentation.normalise(torch.from_numpy(few), *moments))
     return model
 

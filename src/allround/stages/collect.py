@@ -16,14 +16,15 @@ from pathlib import Path
 import pandas as pd
 
 from allround import layout
-from allround.artifacts import identity_of, read_json, read_metrics, same_dataset, write_text
+from allround.artifacts import identity_of, read_json, read_metrics, write_text
 from allround.errors import AllroundError
+from allround.evaluation.provenance import Seen
 from allround.job import run_stage
 from allround.layout import Cell
 
 COLUMNS = ["dataset", "learner", "start", "strategy", "budget", "seed", "round", "n_labels", "accuracy", "nll", "ece"]
 COLUMNS += ["epochs", "seconds_train", "seconds_embed", "seconds_query", "seconds_label"]
-COLUMNS += ["peak_memory_mb", "peak_gpu_memory_mb", "device", "host"]
+COLUMNS += ["peak_memory_mb", "peak_gpu_memory_mb", "device", "host", "precision"]
 MEASURES = ["n_labels", "accuracy", "nll", "ece", "epochs"]
 
 
@@ -70,7 +71,7 @@ def row(results: Path, study: Mapping, cell: Cell, strategy: str, seen: Seen) ->
         found[f"seconds_{stage}"] = total(each.get("seconds") for name, each in costs.items() if name.startswith(stage))
     for name in ("peak_memory_mb", "peak_gpu_memory_mb"):
         found[name] = max((each[name] for each in costs.values() if each.get(name) is not None), default=None)
-    return found | {"device": train.get("device"), "host": train.get("host")}
+    return found | {"device": train.get("device"), "host": train.get("host"), "precision": metrics.get("precision")}
 
 
 def cost_paths(results: Path, study: Mapping, cell: Cell, strategy: str, seen: Seen) -> dict[str, Path]:
@@ -101,58 +102,6 @@ def total(values: Iterator) -> float | None:
     """Sum of what is known; None where nothing is."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     return round(sum(known), 4) if known else None
-
-
-class Seen:
-    """What made the results: code, versions, hosts, devices, datasets. Grows with every file that is read."""
-
-    def __init__(self) -> None:
-        self.codes: dict[str, set[str]] = {}
-        self.queries: dict[str, set[str]] = {}
-        self.versions: dict[str, set[str]] = {}
-        self.hosts: set[str] = set()
-        self.devices: set[str] = set()
-        self.started: set[str] = set()
-        self.datasets: dict[str, tuple[Path, str]] = {}
-        self.jobs: set[Path] = set()
-
-    def result(self, path: Path, dataset: str, metrics: Mapping) -> None:
-        """A metrics.json; refuses results on two versions of one dataset."""
-        first, digest = self.datasets.setdefault(dataset, (path, metrics["dataset_digest"]))
-        same_dataset(path, metrics["dataset_digest"], first, digest)
-        self.code("train", metrics["identity"]["code"])
-
-    def code(self, stage: str, fingerprint: str, strategy: str | None = None) -> None:
-        """A stage's code fingerprint; for queries, its strategy's."""
-        found, key = (self.codes, stage) if strategy is None else (self.queries, strategy)
-        found.setdefault(key, set()).add(fingerprint)
-
-    def job(self, path: Path, cost: Mapping) -> None:
-        """A cost file; each counts once, however many curves share it."""
-        if path in self.jobs:
-            return
-        self.jobs.add(path)
-        self.hosts.update(filter(None, [cost.get("host")]))
-        self.devices.update(filter(None, [cost.get("device_name") or cost.get("device")]))
-        self.started.update(filter(None, [cost.get("started")]))
-        for name, version in cost.get("versions", {}).items():
-            self.versions.setdefault(name, set()).add(str(version))
-        if "code" in cost and cost.get("stage") != "query":
-            self.code(cost["stage"], cost["code"])
-
-    def as_dict(self) -> dict:
-        """Sorted, for JSON."""
-        return {
-            "code": {name: sorted(codes) for name, codes in sorted(self.codes.items())}
-            | {"query": {name: sorted(codes) for name, codes in sorted(self.queries.items())}},
-            "versions": {name: sorted(versions) for name, versions in sorted(self.versions.items())},
-            "hosts": sorted(self.hosts),
-            "devices": sorted(self.devices),
-            "digests": {name: digest for name, (_, digest) in sorted(self.datasets.items())},
-            "jobs": len(self.jobs),
-            "first": min(self.started, default=None),
-            "last": max(self.started, default=None),
-        }
 
 
 if __name__ == "__main__":

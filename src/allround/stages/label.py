@@ -10,6 +10,7 @@ import numpy as np
 from allround.artifacts import Labels, read_dataset, read_labels, read_query, same_dataset, write_labels
 from allround.errors import AllroundError
 from allround.job import run_stage
+from allround.layout import START
 
 
 def label(*, dataset: Path, previous: Path, query: Path, labels: Path, identity: str, **_: object) -> None:
@@ -17,7 +18,7 @@ def label(*, dataset: Path, previous: Path, query: Path, labels: Path, identity:
     cell = json.loads(identity)["cell"]
     place = {key: cell[key] for key in ("dataset", "learner", "start", "seed")} | {"round": cell["round"] - 1}
     data = read_dataset(dataset, cell["dataset"])
-    old = read_labels(previous, expect=place)
+    old = read_labels(previous, expect={**place, "arm": cell["arm"] if place["round"] else START})
     picked = read_query(query, expect={**place, "arm": cell["arm"]})
     same_dataset(previous, old.digest, dataset, data.digest)
     same_dataset(query, picked.digest, dataset, data.digest)

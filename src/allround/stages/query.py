@@ -14,6 +14,7 @@ import numpy as np
 from allround import strategies
 from allround.artifacts import read_dataset, read_labels, same_dataset, write_query
 from allround.job import run_stage, seed_sequence
+from allround.layout import START
 from allround.pool import Pool
 
 
@@ -23,7 +24,7 @@ def query(
     """Write query.csv: the picks of the strategy in the job's settings, best first."""
     job = json.loads(identity)
     settings = job["settings"]
-    place = {key: job["cell"][key] for key in ("dataset", "learner", "start", "seed", "round")}
+    place = {**job["cell"], "arm": job["cell"]["arm"] if job["cell"]["round"] else START}
     data = read_dataset(dataset, place["dataset"])
     same_dataset(labels, read_labels(labels, expect=place).digest, dataset, data.digest)
     pool = Pool.open(

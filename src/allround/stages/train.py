@@ -76,6 +76,7 @@ def train(
     facts = {
         "epochs": fitted.epochs,
         "steps": fitted.steps,
+        "precision": fitted.precision,
         "train_accuracy": fitted.train_accuracy,
         "train_loss": fitted.train_loss,
     }

@@ -6,7 +6,6 @@ g(x) = q [h, 1]^T, q = softmax(z) - onehot(argmax z): one step of the last layer
 After a pick W is stepped, which moves the validation logits by -eta ([h_v, 1] . [h, 1]) q, and with them all gains.
 The validation set V is the labelled set. With R = its (softmax - onehot) / |V|, grad L_V = R^T [H_V, 1] = M, and the
 gain is eta q . M [h, 1]: neither the gradients (N x C D) nor W itself are formed.
-
 regulariser facility_location adds weight * the gain in sum over i in G of max over j in S of max(0, cos(h_i, h_j)), G
 a uniform sample of `ground` examples; both terms are scaled to a largest gain of 1 at the first pick.
 Memory O(N (D + C + ground)); time O((N + M) C D + N ground) a pick, M labelled examples. score: the gain.

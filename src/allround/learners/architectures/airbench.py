@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 PATCH = 2  # side of the whitened patches
+PIXELS = 2**18  # of one block of images whose patches are summed up, which bounds the memory
 
 
 def build(
@@ -37,10 +38,14 @@ def prepare(body: nn.Module, images: Tensor) -> None:
     images: (n, c, h, w) float32, normalised; the eigenvectors of the covariance of their patches, each divided by the
         root of its eigenvalue, are the filters
     """
-    c = images.shape[1]
-    patches = images.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # (n, c, h-1, w-1, 2, 2)
-    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, c * PATCH**2).double()
-    values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))  # ascending; vectors in columns
+    n, c, height, width = images.shape
+    total = torch.zeros(c * PATCH**2, c * PATCH**2, dtype=torch.float64)
+    for block in images.split(max(1, PIXELS // (height * width))):
+        patches = block.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # (b, c, h-1, w-1, 2, 2)
+        patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, c * PATCH**2).double()
+        total += patches.T @ patches
+    count = n * (height - PATCH + 1) * (width - PATCH + 1)
+    values, vectors = torch.linalg.eigh(total / count)  # ascending; vectors in columns
     # the sign of an eigenvector is arbitrary: its entry of largest magnitude is made positive
     vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
     filters = (vectors / (values + 5e-4).sqrt()).T.flip(0).reshape(-1, c, PATCH, PATCH)

@@ -7,17 +7,28 @@ those models that are built for one (vision transformers).
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 from torch import nn
 
-from allround.errors import AllroundError, unknown
+from allround.errors import AllroundError
+
+
+def check(model: str) -> None:
+    """AllroundError: not a model of timm."""
+    import timm  # 3 s to import: paid by the learners that need it
+
+    if not timm.is_model(model.partition(".")[0]):  # a tag of pretrained weights may follow
+        near = get_close_matches(model, timm.list_models(), n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise AllroundError(f"unknown timm model '{model}'.{hint} Allowed: the names in timm.list_models().")
 
 
 def build(shape: tuple[int, int, int], classes: int, *, model: str, **arguments: object) -> tuple[nn.Module, nn.Module]:
     """AllroundError: not a model of timm, or one whose classifier is not one linear layer."""
-    import timm  # 3 s to import: paid by the learners that need it
+    import timm
 
-    if not timm.is_model(model.partition(".")[0]):
-        raise unknown("timm model", model, timm.list_models())
+    check(model)
     network = timm.create_model(model, num_classes=classes, in_chans=shape[2], **arguments)
     head = network.get_classifier()
     if not isinstance(head, nn.Linear):

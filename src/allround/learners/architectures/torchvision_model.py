@@ -11,13 +11,20 @@ from torch import Tensor, nn
 from allround.errors import AllroundError, unknown
 
 
-def build(shape: tuple[int, int, int], classes: int, *, model: str, **arguments: object) -> tuple[nn.Module, nn.Module]:
-    """AllroundError: not a classifier of torchvision, or one whose last layer is not linear."""
+def check(model: str) -> None:
+    """AllroundError: not a classifier of torchvision."""
     from torchvision import models  # 2 s to import: paid by the learners that need it
 
     names = models.list_models(module=models)
     if model not in names:
         raise unknown("torchvision classifier", model, names)
+
+
+def build(shape: tuple[int, int, int], classes: int, *, model: str, **arguments: object) -> tuple[nn.Module, nn.Module]:
+    """AllroundError: not a classifier of torchvision, or one whose last layer is not linear."""
+    from torchvision import models
+
+    check(model)
     if model in ("googlenet", "inception_v3"):
         arguments = {"aux_logits": False, "init_weights": True, **arguments}
     pretrained = arguments.get("weights") is not None  # pretrained weights come with the classes of ImageNet

@@ -1,0 +1,60 @@
+"""What made a study's results: code, versions, hosts, devices and datasets, gathered file by file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from allround.artifacts import same_dataset
+
+
+class Seen:
+    """What made the results: code, versions, hosts, devices, datasets. Grows with every file that is read."""
+
+    def __init__(self) -> None:
+        self.codes: dict[str, set[str]] = {}
+        self.queries: dict[str, set[str]] = {}
+        self.versions: dict[str, set[str]] = {}
+        self.hosts: set[str] = set()
+        self.devices: set[str] = set()
+        self.started: set[str] = set()
+        self.datasets: dict[str, tuple[Path, str]] = {}
+        self.jobs: set[Path] = set()
+
+    def result(self, path: Path, dataset: str, metrics: Mapping) -> None:
+        """A metrics.json; refuses results on two versions of one dataset."""
+        first, digest = self.datasets.setdefault(dataset, (path, metrics["dataset_digest"]))
+        same_dataset(path, metrics["dataset_digest"], first, digest)
+        self.code("train", metrics["identity"]["code"])
+
+    def code(self, stage: str, fingerprint: str, strategy: str | None = None) -> None:
+        """A stage's code fingerprint; for queries, its strategy's."""
+        found, key = (self.codes, stage) if strategy is None else (self.queries, strategy)
+        found.setdefault(key, set()).add(fingerprint)
+
+    def job(self, path: Path, cost: Mapping) -> None:
+        """A cost file; each counts once, however many curves share it."""
+        if path in self.jobs:
+            return
+        self.jobs.add(path)
+        self.hosts.update(filter(None, [cost.get("host")]))
+        self.devices.update(filter(None, [cost.get("device_name") or cost.get("device")]))
+        self.started.update(filter(None, [cost.get("started")]))
+        for name, version in cost.get("versions", {}).items():
+            self.versions.setdefault(name, set()).add(str(version))
+        if "code" in cost and cost.get("stage") != "query":
+            self.code(cost["stage"], cost["code"])
+
+    def as_dict(self) -> dict:
+        """Sorted, for JSON."""
+        return {
+            "code": {name: sorted(codes) for name, codes in sorted(self.codes.items())}
+            | {"query": {name: sorted(codes) for name, codes in sorted(self.queries.items())}},
+            "versions": {name: sorted(versions) for name, versions in sorted(self.versions.items())},
+            "hosts": sorted(self.hosts),
+            "devices": sorted(self.devices),
+            "digests": {name: digest for name, (_, digest) in sorted(self.datasets.items())},
+            "jobs": len(self.jobs),
+            "first": min(self.started, default=None),
+            "last": max(self.started, default=None),
+        }
