@@ -141,6 +141,7 @@ def test_the_whitening_looks_at_few_images_spread_over_all_and_in_blocks_of_them
         ({"architecture": "airbench"}, (5, 5, 1), "images of 5 x 5 x 1 do not fit the architecture airbench"),
         ({"architecture": "torchvision:vgg11"}, (8, 8, 3), "images of 8 x 8 x 3 do not fit"),
         ({"architecture": "torchvision:squeezenet1_1"}, (32, 32, 3), "does not end in a linear layer"),
+        ({"architecture": "torchvision:resnet18", "arguments": {"weights": "CAT"}}, (32, 32, 3), "KeyError: 'CAT'"),
         (
             {"architecture": "timm:resnet10t", "arguments": {"wide": 3}},
             (32, 32, 3),

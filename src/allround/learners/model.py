@@ -57,7 +57,7 @@ def build(learner: Mapping[str, Any], shape: tuple[int, int, int], classes: int,
             f"the weights of {name} could not be fetched ({_line(error)}); connect this machine once, or set "
             f"{remedy} in the learner's arguments."
         ) from error
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+    except (TypeError, ValueError, KeyError, AssertionError, RuntimeError) as error:
         raise AllroundError(f"architecture {name} with arguments {learner['arguments']}: {_line(error)}.") from error
     try:
         with torch.no_grad():

@@ -42,10 +42,10 @@ def query(
 
 
 def _device(name: str, threads: int) -> str:
-    """The device that tensors are put on; imports torch, which strategies without views do not need."""
+    """Where tensors are put, float32 products exact; imports torch, which strategies without views do not need."""
     from allround.device import choose
 
-    return str(choose(name, threads=threads))
+    return str(choose(name, threads, exact=True))
 
 
 if __name__ == "__main__":
