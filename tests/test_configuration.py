@@ -139,6 +139,12 @@ def test_a_study_file_elsewhere_does_not_take_over_the_results_of_another(root, 
         load(root, site={"study": str(other)})
 
 
+def test_a_strategy_that_needs_what_no_view_holds_is_refused_before_a_job_starts(root, monkeypatch):
+    monkeypatch.setattr(study.views, "names", lambda: ["other"])
+    with pytest.raises(AllroundError, match=r"entry 'margin': unknown view in NEEDS 'outputs'"):
+        load(root)
+
+
 def test_broken_yaml_names_its_line(root):
     (root / "config/catalogue/learners.yaml").write_text("mlp: {architecture: mlp\n  epochs: 3\n")
     with pytest.raises(AllroundError, match=r"learners.yaml line 2"):

@@ -83,6 +83,15 @@ def edit_other_architecture(work):
     )
 
 
+def add_another_view(work):
+    source = work.root / "src/allround/views/outputs.py"
+    source.with_name("other.py").write_text(source.read_text())
+
+
+def edit_view(work):
+    work.edit("src/allround/views/outputs.py", "features.astype(dtype", "(1 * features).astype(dtype")
+
+
 def edit_report_code(work):
     work.edit("src/allround/stages/report.py", "def report(", "EXTRA = 1\n\n\ndef report(")
 
@@ -133,6 +142,7 @@ def lose_one_result(work):
         (change_other_learner, {}),
         (edit_other_strategy, {}),
         (edit_other_architecture, {}),
+        (add_another_view, {}),
         (delete_checkpoints, {}),
         (keep_other_things, {}),
         (edit_formula, ONE_ARM),
@@ -146,6 +156,8 @@ def lose_one_result(work):
         (another_budget, {"train": 6, "embed": 3, "query": 6, "label": 6, **ALL}),
         # random looks at no model: its queries stay
         (change_training, {"train": 7, "embed": 3, "query": 4, "label": 4, **ALL}),
+        # what random trains on, and how, does not depend on it
+        (edit_view, {"embed": 3, "query": 4, "label": 4, "train": 4, **ALL}),
         (lose_one_result, {"train": 1, **ALL}),
         (edit_report_code, {"report": 1}),
         (edit_report_template, {"report": 1}),

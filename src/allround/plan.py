@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cache
 
-from allround import datasets, learners
+from allround import datasets, learners, views
 from allround.identity import ROOT, canonical, digest, identity
 from allround.layout import Cell
 from allround.study import Study
@@ -58,7 +58,7 @@ def warm(study: Study, cell: Cell) -> bool:
 def embed(study: Study, cell: Cell, view: str) -> str:
     """Identity of a cell's pool/<view>.h5."""
     inputs = {"dataset": dataset(study, cell.dataset), "checkpoint": train(study, cell)}
-    modules = learners.modules(study.learners[cell.learner])
+    modules = [*learners.modules(study.learners[cell.learner]), views.module(view)]
     settings = {"view": view}
     return identity("embed", cell={**cell.as_dict(), "view": view}, settings=settings, inputs=inputs, modules=modules)
 

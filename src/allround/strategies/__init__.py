@@ -33,7 +33,7 @@ FOLDER = Path(__file__).parent
 class Description:
     """What a strategy's file says of itself."""
 
-    needs: frozenset[str]  # views, and 'model' or 'images' for the few that look at them
+    needs: frozenset[str]  # views: files of allround/views
     hyperparameters: dict[str, Any]  # name -> default
     choices: dict[str, tuple]  # name -> allowed values, for parameters annotated Literal[...]
 
