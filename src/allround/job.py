@@ -69,9 +69,10 @@ def export_source(folder: Path) -> None:
 def seed_sequence(identity: str) -> np.random.SeedSequence:
     """The job's own stream of random numbers: independent between stages and rounds, equal for every strategy."""
     job = json.loads(identity)
-    return np.random.SeedSequence(
-        entropy=job["cell"]["seed"], spawn_key=(zlib.crc32(job["stage"].encode()), job["cell"].get("round", 0))
-    )
+    cell = job["cell"]
+    member = [cell["member"]] if "member" in cell else []  # of an ensemble, whose first member is the round's model
+    spawn_key = (zlib.crc32(job["stage"].encode()), cell.get("round", 0), *member)
+    return np.random.SeedSequence(entropy=cell["seed"], spawn_key=spawn_key)
 
 
 def explain(error: BaseException, stage: str = "") -> str | None:

@@ -39,14 +39,15 @@ def labels(study: Study, cell: Cell) -> str:
 
 
 @cache
-def train(study: Study, cell: Cell) -> str:
-    """Identity of a cell's checkpoint.pt and metrics.json."""
+def train(study: Study, cell: Cell, member: int = 0) -> str:
+    """Identity of a cell's checkpoint.pt and metrics.json, or of those of another member of its ensemble."""
     settings = study.learners[cell.learner]
     inputs = {"dataset": dataset(study, cell.dataset), "labels": labels(study, cell)}
     if warm(study, cell):
-        inputs["previous"] = train(study, cell.previous.home)
+        inputs["previous"] = train(study, cell.previous.home, member)
     modules = learners.modules(settings)
-    return identity("train", cell=cell.as_dict(), settings=settings, inputs=inputs, modules=modules)
+    place = cell.as_dict() | ({"member": member} if member else {})
+    return identity("train", cell=place, settings=settings, inputs=inputs, modules=modules)
 
 
 def warm(study: Study, cell: Cell) -> bool:
@@ -58,6 +59,7 @@ def warm(study: Study, cell: Cell) -> bool:
 def embed(study: Study, cell: Cell, view: str) -> str:
     """Identity of a cell's pool/<view>.h5."""
     inputs = {"dataset": dataset(study, cell.dataset), "checkpoint": train(study, cell)}
+    inputs |= {f"member{member}": train(study, cell, member) for member in views.members(view)}
     modules = [*learners.modules(study.learners[cell.learner]), views.module(view)]
     settings = {"view": view}
     return identity("embed", cell={**cell.as_dict(), "view": view}, settings=settings, inputs=inputs, modules=modules)
@@ -69,9 +71,22 @@ def query(study: Study, cell: Cell) -> str:
     entry = study.strategies[study.arms[cell.arm]]
     settings = {"strategy": entry["strategy"], "hyperparameters": entry["hyperparameters"], "budget": study.budget}
     inputs = {"labels": labels(study, cell.home)}
-    inputs |= {view: embed(study, cell.home, view) for view in entry["needs"]}
+    inputs |= {view: embed(study, cell.home, view) for view in views_of(entry)}
     modules = [f"allround.strategies.{entry['strategy']}"]
+    if sees_model(entry):
+        inputs["checkpoint"] = train(study, cell.home)
+        modules += [*learners.modules(study.learners[cell.learner]), "allround.learners.model"]
     return identity("query", cell=cell.as_dict(), settings=settings, inputs=inputs, modules=modules)
+
+
+def views_of(entry: dict) -> list[str]:
+    """The views that a strategy's entry needs."""
+    return [need for need in entry["needs"] if views.base(need) in views.names()]
+
+
+def sees_model(entry: dict) -> bool:
+    """Whether a strategy's entry needs the round's model, or images as that model sees them."""
+    return bool({"model", "images"} & set(entry["needs"]))
 
 
 @cache

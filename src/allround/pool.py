@@ -1,4 +1,4 @@
-"""The pool as a strategy sees it: the outputs of the model, and what is labelled already.
+"""The pool as a strategy sees it: the outputs of the model, what is labelled already, and named sets of examples.
 
 A pool is a lazy look at view files and labels.csv (`Pool.open`) or at arrays in memory (`Pool.from_arrays`). No row
 is read before it is asked for, and then in blocks of bounded memory, so that one-pass scores work from a file larger
@@ -8,24 +8,28 @@ pay for it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from allround import example_sets
 from allround.artifacts import open_view, read_labels, same_dataset
 from allround.errors import AllroundError
+from allround.fields import ROW_AXIS, Field, held, moments, stored, tensor
+from allround.views import base
 
 if TYPE_CHECKING:
     import torch
 
+    from allround.learners.model import Classifier
+
 BLOCK_BYTES = 16 << 20  # rows are read in blocks of about this size: small enough for the allocator to use again
-ROW_AXIS = {"mc_logits": 1}  # where the examples lie in a field; 0 in all others
-DERIVED = {"probabilities": "logits"}  # field -> the field it is computed from
-HALF_IS_ENOUGH = {"features"}  # fields that stay in 16 bits where they are stored so; all others become float32
+VIEWS = {"features": ("outputs",), "logits": ("outputs",), "mc_logits": ("mc_dropout", "ensemble")}  # by field
+IMAGE_VALUES = {"cpu": 3 << 16, "cuda": 3 << 19}  # of a block: what a model keeps to find gradients is far larger
 
 
 class Picks(NamedTuple):
@@ -33,16 +37,6 @@ class Picks(NamedTuple):
 
     index: Any  # (budget,) int64, dataset indices
     score: Any = None  # (budget,), what they were picked for, in the strategy's own scale; None where it gives none
-
-
-@dataclass(frozen=True)
-class Field:
-    """One array with a row per training example, read in slices: read(start, stop) -> rows as they are stored."""
-
-    where: str  # named in error messages
-    row: tuple[int, ...]  # shape of one example's row
-    read: Callable[[int, int], Any]
-    in_memory: bool
 
 
 class Pool:
@@ -53,7 +47,12 @@ class Pool:
     labelled: (m,) int64 dataset indices in order of acquisition; row i of labelled_features, ... belongs to labelled[i]
     labels: (m,) int64, or None where they are not known
     device: where tensors are put and the arithmetic runs
-    views: names of the views that are there
+    views: names of the views that are there; has: these, and 'model' and 'images' where they are
+    posterior: whose class probabilities `probabilities` are: 'point', of the one forward pass, else the mean over
+        the draws of mc_logits
+    sets: name -> (s,) int64 dataset indices of a set of examples, see allround.example_sets
+    model: the trained model in evaluation mode on the device, or None
+    scale: (mean, std) of the training images on the scale 0..1, which uint8 images are normalised by
     """
 
     def __init__(
@@ -65,12 +64,25 @@ class Pool:
         labels: np.ndarray | None,
         device: str,
         views: frozenset[str],
+        model: Classifier | None = None,
+        scale: tuple[Sequence[float], Sequence[float]] | None = None,
+        sets: Mapping[str, Sequence[int] | np.ndarray] | None = None,
+        set_labels: Mapping[str, Sequence[int] | np.ndarray] | None = None,
+        classes: Sequence[str] | None = None,
+        truth: np.ndarray | None = None,
     ):
         self.fields, self.size, self.device, self.views = dict(fields), size, device, views
+        self.posterior, self.model, self.scale, self.classes, self.truth = "point", model, scale, classes, truth
+        self.has = views | ({"model"} if model is not None else set()) | ({"images"} & set(fields))
         self.labelled = np.asarray(labelled, dtype=np.int64).reshape(-1)
         self.labels = None if labels is None else np.asarray(labels, dtype=np.int64).reshape(-1)
         _check_labelled(self.labelled, self.labels, size)
         self.unlabelled = np.delete(np.arange(size), self.labelled)  # (n,)
+        self.sets: dict[str, np.ndarray] = {}
+        self._set_labels: dict[str, np.ndarray] = {}
+        for name, index in (sets or {}).items():
+            known = (set_labels or {}).get(name)
+            self._add_set(name, np.asarray(index, np.int64), None if known is None else np.asarray(known, np.int64))
 
     @classmethod
     def open(
@@ -81,6 +93,8 @@ class Pool:
         device: str = "cpu",
         size: int | None = None,
         expect: Mapping[str, Any] | None = None,
+        images: Any = None,
+        **more: Any,
     ) -> Pool:
         """The pool of a finished embedding.
 
@@ -88,6 +102,7 @@ class Pool:
         labels_csv: the labelled set
         size: number of training examples; needed where there are no views to tell it
         expect: keys of the cell (dataset, seed, round, ...) that every file must have been made for
+        images: (N, h, w, channels) uint8, read lazily; more: model, scale, classes and truth, as Pool takes them
 
         Raises AllroundError for files that are damaged, belong elsewhere, or do not fit each other.
         """
@@ -101,10 +116,13 @@ class Pool:
                     f"{path}: has {view.rows} rows for {size} training examples; delete it and run again."
                 )
             size = view.rows
-            fields |= {field: _stored(view, field) for field in view.fields}
+            fields |= {field: stored(view, field) for field in view.fields}
         if size is None:
             raise AllroundError("Pool.open without views cannot know the pool's size; give it as size=.")
-        return cls(fields, size=size, labelled=labels.index, labels=labels.label, device=device, views=frozenset(views))
+        if images is not None:
+            fields["images"] = held("images", images, in_memory=False)
+        there = frozenset(base(name) for name in views)
+        return cls(fields, size=size, labelled=labels.index, labels=labels.label, device=device, views=there, **more)
 
     @classmethod
     def from_arrays(
@@ -115,22 +133,26 @@ class Pool:
         labels: Sequence[int] | np.ndarray | None = None,
         *,
         mc_logits: Any = None,
+        images: Any = None,
         size: int | None = None,
         device: str | None = None,
+        **more: Any,
     ) -> Pool:
         """A pool of arrays (numpy or torch, not copied) with one row per training example, labelled ones included.
 
         features: (N, d), the input of the model's last layer
         logits: (N, c)
         labelled: indices of the examples that have a label; labels: their labels
-        mc_logits: (t, N, c), t stochastic forward passes
+        mc_logits: (t, N, c), t draws of the posterior: passes with dropout, or members of an ensemble
+        images: (N, h, w, channels) uint8, normalised by `scale`, or (N, channels, h, w) floats, taken as they are
         size: N, where no array tells it
         device: default: where the first tensor lies, the CPU for numpy
+        more: model, scale, sets (name -> indices), set_labels (name -> labels), classes and truth, as Pool takes them
 
         Raises AllroundError for shapes that do not fit each other.
         """
-        arrays = {"features": features, "logits": logits, "mc_logits": mc_logits}
-        fields = {name: _held(name, array) for name, array in arrays.items() if array is not None}
+        arrays = {"features": features, "logits": logits, "mc_logits": mc_logits, "images": images}
+        fields = {name: held(name, array) for name, array in arrays.items() if array is not None}
         sizes = {name: arrays[name].shape[ROW_AXIS.get(name, 0)] for name in fields}
         if size is not None:
             sizes["size"] = size
@@ -140,27 +162,62 @@ class Pool:
             raise AllroundError(f"Pool.from_arrays: {fault}; every array has one row per training example.")
         tensors = (array for array in arrays.values() if hasattr(array, "device") and hasattr(array, "is_cuda"))
         device = device or next((str(tensor.device) for tensor in tensors), "cpu")
-        views = {"outputs"} if {"features", "logits"} & set(fields) else set()
-        views |= {"mc_dropout"} if "mc_logits" in fields else set()
         return cls(
             fields,
             size=next(iter(sizes.values())),
             labelled=np.asarray(labelled, dtype=np.int64),
             labels=labels,
             device=device,
-            views=frozenset(views),
+            views=frozenset(view for name in fields for view in VIEWS.get(name, ())),
+            **more,
         )
 
     def __len__(self) -> int:
         """Number of unlabelled examples n."""
         return len(self.unlabelled)
 
+    def prepared(self, *, posterior: str = "point", sets: Mapping[str, Any] | None = None, where: str = "pool") -> Pool:
+        """The same pool under a posterior, with the sets that an entry names (see allround.example_sets).
+
+        Members of sets are no candidates: those that are not labelled leave `unlabelled`. Nothing is read.
+        """
+        pool = self._copied(self.unlabelled)
+        pool.posterior, pool.sets, pool._set_labels = posterior, dict(self.sets), dict(self._set_labels)
+        known = {"labelled": self.labelled, "labels": self.labels, "classes": self.classes, "truth": self.truth}
+        for name, spec in (sets or {}).items():
+            pool._add_set(
+                name, *example_sets.resolve(spec, f"{where} hyperparameter '{name}'", size=self.size, **known)
+            )
+        if pool.sets:
+            pool.unlabelled = np.setdiff1d(pool.unlabelled, np.concatenate(list(pool.sets.values())))
+        return pool
+
+    def part(self, rows: np.ndarray) -> Pool:
+        """The pool with some of its unlabelled examples alone, by ascending rows of features, logits, ..."""
+        return self._copied(self.unlabelled[rows])
+
+    def _copied(self, unlabelled: np.ndarray) -> Pool:
+        pool = copy.copy(self)
+        for name in ("features", "logits", "mc_logits"):  # cached rows of the unlabelled examples
+            pool.__dict__.pop(name, None)
+        pool.unlabelled = unlabelled
+        return pool
+
+    def _add_set(self, name: str, index: np.ndarray, labels: np.ndarray | None) -> None:
+        if not len(index) or index.min() < 0 or index.max() >= self.size or len(np.unique(index)) != len(index):
+            raise AllroundError(f"set '{name}': must hold distinct indices of 0 to {self.size - 1}, at least one.")
+        if labels is not None and len(labels) != len(index):
+            raise AllroundError(f"set '{name}': {len(index)} examples but {len(labels)} labels; give one for each.")
+        self.sets[name] = index
+        if labels is not None:
+            self._set_labels[name] = labels
+
     # --- rows ---------------------------------------------------------------------------------------------------------
 
     @property
     def n_classes(self) -> int:
         """Number of classes c, the width of the logits."""
-        return self._field("logits").row[-1]
+        return self._field("probabilities").row[-1]
 
     @cached_property
     def features(self) -> torch.Tensor:
@@ -197,10 +254,39 @@ class Pool:
         """(m, c) float32 class probabilities of the labelled examples, in order of acquisition."""
         return self._gather("probabilities", self.labelled)
 
+    @cached_property
+    def labelled_mc_logits(self) -> torch.Tensor:
+        """(t, m, c) float32 logits of t draws of the posterior for the labelled examples."""
+        return self._gather("mc_logits", self.labelled)
+
+    def of(self, name: str, field: str) -> torch.Tensor:
+        """A field's rows of the examples of a set, in the set's order: of('query', 'features') is (s, d)."""
+        if name not in self.sets:
+            raise AllroundError(f"the pool has no set '{name}'; give sets={{'{name}': indices}}.")
+        return self._gather(field, self.sets[name])
+
+    def set_labels(self, name: str) -> np.ndarray:
+        """(s,) int64 labels of the examples of a set."""
+        if name not in self._set_labels:
+            raise AllroundError(f"the labels of set '{name}' are not known; give them (set_labels=, a column label).")
+        return self._set_labels[name]
+
+    def image_range(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The normalised values, (channels, 1, 1) each, of pixels 0 and 255; infinite where images came as floats."""
+        import torch
+
+        if self.scale is None:
+            channels = self._field("images").row[0]
+            edge = torch.full((channels, 1, 1), torch.inf, device=self.device)
+            return -edge, edge
+        mean, std = (value[:, None, None] for value in moments(self.scale, self.device))
+        return -mean / std, (1 - mean) / std
+
     def map(self, function: Callable[..., torch.Tensor], *fields: str) -> torch.Tensor:
         """function(block of each field, ...) over blocks of unlabelled rows, concatenated along dimension 0.
 
-        fields: 'features', 'logits', 'probabilities', 'mc_logits' (blocks (t, b, c)) or another field of a view
+        fields: 'features', 'logits', 'probabilities', 'mc_logits' (blocks (t, b, c)), 'images' (normalised, blocks
+            (b, channels, h, w)) or another field of a view
         function: takes (b, ...) tensors on the device and returns a (b, ...) tensor
         """
         import torch
@@ -217,8 +303,14 @@ class Pool:
         """Some rows of a field, in the order given: rows (b,) count as those of features, logits, ... do."""
         return self._gather(field, self.unlabelled[rows.cpu().numpy()])
 
+    def _source(self, name: str) -> str:
+        """The field that a field is computed from: probabilities come from logits."""
+        if name != "probabilities":
+            return name
+        return "logits" if self.posterior == "point" else "mc_logits"
+
     def _field(self, name: str) -> Field:
-        source = DERIVED.get(name, name)
+        source = self._source(name)
         if source not in self.fields:
             has = ", ".join(sorted(self.fields)) or "none"
             raise AllroundError(f"the pool has no {source}; give {source}= or a view that holds them. It has: {has}.")
@@ -228,6 +320,8 @@ class Pool:
         """For consecutive stretches of the ascending indices `rows`: their place in rows, and a block of each field."""
         width = sum(int(np.prod(self._field(name).row)) for name in fields)
         step = max(1, BLOCK_BYTES // (4 * width))
+        if "images" in fields:
+            step = max(1, IMAGE_VALUES[self.device.partition(":")[0]] // int(np.prod(self._field("images").row)))
         if not len(rows):  # one empty block, which has the shape of a row
             yield slice(0, 0), [self._block(name, 0, 0, rows) for name in fields]
         for start in range(0, self.size, step):
@@ -240,18 +334,24 @@ class Pool:
         """The given rows, which lie in start..stop, of one field, on the device."""
         import torch
 
-        field, axis = self._field(name), ROW_AXIS.get(name, 0)
-        block = _tensor(field.read(start, stop), name, self.device)
+        field, axis = self._field(name), ROW_AXIS.get(self._source(name), 0)
+        block = tensor(field.read(start, stop), name, self.device)
         if len(rows) < stop - start:
             block = block.index_select(axis, torch.from_numpy(rows - start).to(self.device))
         # One pass and no mask: a sum is finite only if all terms are. The exact test runs where the sum overflowed.
         if not bool(block.sum(dtype=torch.float32).isfinite()) and not bool(block.isfinite().all()):
             wrong = (~block.isfinite()).movedim(axis, 0).flatten(1).any(1).nonzero()[0].item()
-            fault = f"{DERIVED.get(name, name)} of example {rows[wrong]} are not finite"
+            fault = f"{self._source(name)} of example {rows[wrong]} are not finite"
             raise AllroundError(
                 f"{field.where}: {fault}; the training that made them diverged, or the input is damaged."
             )
-        return block.softmax(1) if name == "probabilities" else block
+        if name == "probabilities":
+            return block.softmax(1) if self.posterior == "point" else block.softmax(2).mean(0)
+        if name == "images" and self.scale is not None:
+            from allround.learners.augmentation import normalise
+
+            return normalise(block, *moments(self.scale, self.device))
+        return block
 
     def _gather(self, name: str, rows: np.ndarray) -> torch.Tensor:
         """The rows of one field, in the order of the dataset indices `rows`, in one tensor on the device."""
@@ -298,33 +398,6 @@ class Pool:
         # A stable sort and not topk, whose order among equals differs between devices.
         values, rows = scores.sort(stable=True, descending=descending)
         return self.picks(rows[:budget], values[:budget])
-
-
-def _stored(view: Any, name: str) -> Field:
-    """A field of a view file."""
-    return Field(str(view.path), view.fields[name], lambda start, stop: view.read(name, start, stop), in_memory=False)
-
-
-def _held(name: str, array: Any) -> Field:
-    """A field in memory."""
-    axis, rank = ROW_AXIS.get(name, 0), 3 if name == "mc_logits" else 2
-    if not hasattr(array, "shape") or len(array.shape) != rank:
-        needed = "(t, N, c)" if rank == 3 else "(N, columns)"
-        found = tuple(array.shape) if hasattr(array, "shape") else type(array).__name__
-        raise AllroundError(f"Pool.from_arrays: {name} must be an array of shape {needed}, not {found}.")
-    row = tuple(array.shape[:axis]) + tuple(array.shape[axis + 1 :])
-    return Field(name, row, lambda start, stop: array[(slice(None),) * axis + (slice(start, stop),)], in_memory=True)
-
-
-def _tensor(block: Any, name: str, device: str) -> torch.Tensor:
-    """Rows as a tensor on the device in the type that strategies compute with."""
-    import torch
-
-    if isinstance(block, np.ndarray):
-        block = torch.from_numpy(block if block.flags.writeable else block.copy())
-    block = block.detach().to(device)
-    keep = name in HALF_IS_ENOUGH and block.dtype in (torch.float16, torch.bfloat16)
-    return block if keep else block.float()
 
 
 def _check_labelled(labelled: np.ndarray, labels: np.ndarray | None, size: int) -> None:

@@ -17,7 +17,7 @@ import h5py
 import jsonschema
 import yaml
 
-from allround import datasets, learners, strategies, views
+from allround import datasets, learners, strategies
 from allround.errors import AllroundError, unknown
 from allround.layout import START, Cell, arm, dataset_path
 from allround.sizes import check_size
@@ -174,10 +174,7 @@ def _learner(name: str, entry: dict, where: str) -> dict:
 def _strategy(name: str, entry: dict, where: str) -> dict:
     hyperparameters = {key: value for key, value in entry.items() if key != "strategy"}
     file = entry.get("strategy", name)
-    settings = strategies.settings(file, hyperparameters, where)
-    if strange := sorted(set(settings["needs"]) - set(views.names())):
-        raise unknown("view in NEEDS", strange[0], views.names(), where)
-    return {"strategy": file, **settings}
+    return {"strategy": file, **strategies.settings(file, hyperparameters, where)}
 
 
 def _check_dataset(study: Study, name: str, dataset: dict, data: Path, path: Path) -> None:

@@ -12,7 +12,7 @@ gc.set_threshold(200_000, 50, 100)
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))  # this clone's code, whatever is installed elsewhere
 
-from allround import layout, plan, study
+from allround import layout, plan, study, views
 from allround.artifacts import identity_of
 from allround.errors import AllroundError
 from allround.job import export_source
@@ -44,7 +44,8 @@ wildcard_constraints:
     arm="start|[^/]+@[0-9]+",
     seed="[0-9]+",
     round="[0-9][0-9][0-9]",
-    view="[a-z_]+",
+    view="[a-z_]+[0-9]*",
+    member="[1-9][0-9]*",
 
 
 def cell_of(wildcards):

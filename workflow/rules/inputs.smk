@@ -13,7 +13,7 @@ def labels_identity(wildcards):
 
 
 def train_identity(wildcards):
-    return plan.train(STUDY, cell_of(wildcards))
+    return plan.train(STUDY, cell_of(wildcards), int(wildcards.get("member", 0)))
 
 
 def embed_identity(wildcards):
@@ -45,15 +45,19 @@ def seed_set_input(wildcards):
 
 def train_input(wildcards):
     cell, identity = cell_of(wildcards), train_identity(wildcards)
-    small = [in_cell(cell, "metrics.json"), in_cell(cell, "cost/train.json")]
-    made = [*small, in_cell(cell, "checkpoint.pt")]
+    member, cost = "", "cost/train.json"
+    if "member" in wildcards.keys():
+        member = f"members/{wildcards.member}/"
+        cost = f"cost/train_member{wildcards.member}.json"
+    small = [in_cell(cell, f"{member}metrics.json"), in_cell(cell, cost)]
+    made = [*small, in_cell(cell, f"{member}checkpoint.pt")]
     files = {
         "dataset": dataset_file(cell),
         "labels": in_cell(cell, "labels.csv"),
         "previous": [],
     }
     if plan.warm(STUDY, cell):
-        files["previous"] = in_cell(cell.previous.home, "checkpoint.pt")
+        files["previous"] = in_cell(cell.previous.home, f"{member}checkpoint.pt")
     if made_by(
         made[0], identity
     ):  # it runs again only if somebody needs its checkpoint
@@ -70,19 +74,28 @@ def embed_input(wildcards):
     files = {
         "dataset": dataset_file(cell),
         "checkpoint": in_cell(cell, "checkpoint.pt"),
+        "members": [
+            in_cell(cell, f"members/{member}/checkpoint.pt")
+            for member in views.members(wildcards.view)
+        ],
     }
     return unless_finished(made, embed_identity(wildcards), files)
 
 
 def query_input(wildcards):
     cell = cell_of(wildcards)
-    needs = STUDY.strategies[STUDY.arms[cell.arm]]["needs"]
+    entry = STUDY.strategies[STUDY.arms[cell.arm]]
     made = [in_cell(cell, "query.csv"), in_cell(cell, "cost/query.json")]
     files = {
         "dataset": dataset_file(cell),
         "labels": in_cell(cell.home, "labels.csv"),
-        "views": [in_cell(cell.home, f"pool/{view}.h5") for view in needs],
+        "views": [
+            in_cell(cell.home, f"pool/{view}.h5") for view in plan.views_of(entry)
+        ],
+        "checkpoint": [],
     }
+    if plan.sees_model(entry):
+        files["checkpoint"] = in_cell(cell.home, "checkpoint.pt")
     return unless_finished(made, query_identity(wildcards), files)
 
 

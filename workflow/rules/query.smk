@@ -29,6 +29,7 @@ rule query:
         " --dataset {input.dataset}"
         " --labels {input.labels}"
         " --views {input.views}"
+        " --checkpoint {input.checkpoint}"
         " --query {output.query}"
         " --cost {output.cost}"
         " --identity {params.identity:q}"

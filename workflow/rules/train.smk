@@ -33,6 +33,15 @@ rule train:
         " > {log} 2>&1"
 
 
+use rule train as train_member with:
+    output:
+        checkpoint=kept("checkpoints", f"{CELL}/members/{{member}}/checkpoint.pt"),
+        metrics=f"{CELL}/members/{{member}}/metrics.json",
+        cost=f"{CELL}/cost/train_member{{member}}.json",
+    log:
+        f"{CELL}/log/train_member{{member}}.log",
+
+
 rule embed:
     """pool/<view>.h5: one row per training example, from the round's checkpoint."""
     input:
@@ -54,6 +63,7 @@ rule embed:
         "python -m allround.stages.embed"
         " --dataset {input.dataset}"
         " --checkpoint {input.checkpoint}"
+        " --members {input.members}"
         " --view {output.view}"
         " --cost {output.cost}"
         " --identity {params.identity:q}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from allround import layout
+from allround import layout, views
 from allround.artifacts import identity_of, read_json, read_metrics, write_text
 from allround.errors import AllroundError
 from allround.evaluation.provenance import Seen
@@ -24,7 +24,15 @@ from allround.layout import Cell
 
 COLUMNS = ["dataset", "learner", "start", "strategy", "budget", "seed", "round", "n_labels", "accuracy", "nll", "ece"]
 COLUMNS += ["epochs", "seconds_train", "seconds_embed", "seconds_query", "seconds_label"]
-COLUMNS += ["peak_memory_mb", "peak_gpu_memory_mb", "device", "host", "precision"]
+COLUMNS += [
+    "peak_memory_mb",
+    "peak_gpu_memory_mb",
+    "query_memory_mb",
+    "query_gpu_memory_mb",
+    "device",
+    "host",
+    "precision",
+]
 MEASURES = ["n_labels", "accuracy", "nll", "ece", "epochs"]
 
 
@@ -71,6 +79,7 @@ def row(results: Path, study: Mapping, cell: Cell, strategy: str, seen: Seen) ->
         found[f"seconds_{stage}"] = total(each.get("seconds") for name, each in costs.items() if name.startswith(stage))
     for name in ("peak_memory_mb", "peak_gpu_memory_mb"):
         found[name] = max((each[name] for each in costs.values() if each.get(name) is not None), default=None)
+        found[name.replace("peak", "query")] = costs["query"].get(name)
     return found | {"device": train.get("device"), "host": train.get("host"), "precision": metrics.get("precision")}
 
 
@@ -84,8 +93,10 @@ def cost_paths(results: Path, study: Mapping, cell: Cell, strategy: str, seen: S
     if made:
         job = json.loads(made)
         seen.code("query", job["code"], strategy)
-        for view in sorted(set(job["inputs"]) - {"labels"}):
+        for view in sorted(set(job["inputs"]) - {"labels", "checkpoint"}):
             found[f"embed {view}"] = layout.path(results, cell.home, f"cost/embed_{view}.json")
+            for member in views.members(view):
+                found[f"train {member}"] = layout.path(results, cell.home, f"cost/train_member{member}.json")
     return found
 
 

@@ -1,6 +1,7 @@
 """Look at the whole pool with a trained model: one row for every training example, labelled ones included.
 
-dataset.h5 + checkpoint.pt -> pool/<view>.h5, as the view's file in allround/views writes it
+dataset.h5 + checkpoint.pt (of an ensemble's other members as well) -> pool/<view>.h5, as its file in allround/views
+writes it
 """
 
 from __future__ import annotations
@@ -14,27 +15,44 @@ import torch
 from allround import views
 from allround.artifacts import read_checkpoint, read_dataset, same_dataset
 from allround.device import choose
-from allround.errors import unknown
-from allround.job import run_stage
+from allround.errors import AllroundError, unknown
+from allround.job import run_stage, seed_sequence
 from allround.learners.model import unpack
 
 
-def embed(*, dataset: Path, checkpoint: Path, view: Path, identity: str, device: str, threads: int) -> dict:
+def embed(
+    *, dataset: Path, checkpoint: Path, members: list[Path], view: Path, identity: str, device: str, threads: int
+) -> dict:
     """Write the view that the identity's settings name."""
     job = json.loads(identity)
     name = job["settings"]["view"]
-    if name not in views.names():
+    if views.base(name) not in views.names():
         raise unknown("view", name, views.names(), "embed")
     data = read_dataset(dataset, job["cell"]["dataset"])
-    saved = read_checkpoint(checkpoint, {key: value for key, value in job["cell"].items() if key != "view"})
-    same_dataset(checkpoint, saved["dataset_digest"], dataset, data.digest)
+    if len(members) != len(views.members(name)):
+        raise AllroundError(f"view '{name}' takes {len(views.members(name))} --members, not {len(members)}.")
     place = choose(device, threads)
-    model = unpack(saved, checkpoint).to(device=place, memory_format=torch.channels_last)
-    scale = {"mean": saved["mean"], "std": saved["std"]}
+    cell = {key: value for key, value in job["cell"].items() if key != "view"}
+    models = []
+    for number, path in enumerate([checkpoint, *members]):
+        saved = read_checkpoint(path, cell | ({"member": number} if number else {}))
+        same_dataset(path, saved["dataset_digest"], dataset, data.digest)
+        models.append(unpack(saved, path).to(device=place, memory_format=torch.channels_last))
     write = import_module(views.module(name)).write
-    write(view, model, data.train.images, **scale, device=place, identity=identity, digest=data.digest)
-    return {"images": len(data.train.labels)}
+    write(
+        view,
+        models,
+        data.train.images,
+        view=name,
+        seeds=seed_sequence(identity),
+        mean=saved["mean"],
+        std=saved["std"],
+        device=place,
+        identity=identity,
+        digest=data.digest,
+    )
+    return {"images": len(data.train.labels) * max(len(models), views.samples(name))}
 
 
 if __name__ == "__main__":
-    run_stage(embed, inputs=("dataset", "checkpoint"), outputs=("view",))
+    run_stage(embed, inputs=("dataset", "checkpoint"), repeated=("members",), outputs=("view",))

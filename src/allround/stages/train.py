@@ -111,7 +111,7 @@ def _start(previous: Path | None, learner: dict, cell: dict, data: Dataset, data
         raise AllroundError(f"learner '{name}' starts from scratch in round {round_}; leave --previous out.")
     if previous is None:
         return None
-    same = {key: cell[key] for key in ("dataset", "learner", "start", "seed") if key in cell}
+    same = {key: cell[key] for key in ("dataset", "learner", "start", "seed", "member") if key in cell}
     saved = read_checkpoint(previous, same | {"round": round_ - 1})
     same_dataset(previous, saved["dataset_digest"], dataset, data.digest)
     return saved["weights"]

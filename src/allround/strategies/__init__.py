@@ -3,117 +3,25 @@
     from allround.strategies import names, select
     select("badge", pool, budget=100, seed=0)       # (100,) int64 dataset indices, best first
 
-A file defines `NEEDS`, a literal set of the views that it looks at, and `select(pool, budget, rng, *,
-<hyperparameters>)`, whose keyword-only parameters with literal defaults are its entry's schema in
-config/catalogue/strategies.yaml; a parameter annotated `Literal["a", "b"]` takes those values alone. Both are read
-from the syntax tree: to plan a study, or to check its configuration, imports no strategy (and no torch).
+What a file has to define is in allround.strategies._settings, and docs/strategies.md shows how to write one.
 """
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from allround.errors import AllroundError, unknown
+from allround import example_sets, views
+from allround.errors import AllroundError
+from allround.strategies._settings import describe, names, options, settings
 
 if TYPE_CHECKING:
     from allround.pool import Picks, Pool
 
-FOLDER = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a strategy's file says of itself."""
-
-    needs: frozenset[str]  # views: files of allround/views
-    hyperparameters: dict[str, Any]  # name -> default
-    choices: dict[str, tuple]  # name -> allowed values, for parameters annotated Literal[...]
-
-
-def names() -> list[str]:
-    """The strategies there are, in alphabetical order."""
-    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
-
-
-@cache
-def describe(name: str) -> Description:
-    """NEEDS and hyperparameters of a strategy, read from its file without importing it."""
-    if name not in names():
-        raise unknown("strategy", name, names())
-    path = FOLDER / f"{name}.py"
-    try:
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-    except SyntaxError as error:
-        raise AllroundError(f"{path} line {error.lineno}: not valid Python ({error.msg}).") from None
-    function = next((node for node in body if isinstance(node, ast.FunctionDef) and node.name == "select"), None)
-    needs = next(
-        (node.value for node in body if isinstance(node, ast.Assign) and _is_name(node.targets[0], "NEEDS")), None
-    )
-    try:
-        if [parameter.arg for parameter in function.args.args] != ["pool", "budget", "rng"]:
-            raise ValueError
-        parameters = list(zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True))
-        return Description(
-            # an empty set has no literal
-            needs=frozenset() if ast.unparse(needs) == "set()" else frozenset(ast.literal_eval(needs)),
-            hyperparameters={parameter.arg: ast.literal_eval(default) for parameter, default in parameters},
-            choices={
-                parameter.arg: tuple(map(ast.literal_eval, getattr(kind.slice, "elts", [kind.slice])))
-                for parameter, _ in parameters
-                if isinstance(kind := parameter.annotation, ast.Subscript) and _is_name(kind.value, "Literal")
-            },
-        )
-    except (AttributeError, TypeError, ValueError):
-        raise AllroundError(
-            f"{path}: not a strategy; needed: NEEDS = {{'outputs'}} (a literal set) and select(pool, budget, rng, *, "
-            "<hyperparameters with literal defaults>)."
-        ) from None
-
-
-def _is_name(node: ast.expr, name: str) -> bool:
-    return isinstance(node, ast.Name) and node.id == name
-
-
-def settings(name: str, hyperparameters: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """A strategy's entry, checked and completed with defaults: {"hyperparameters": {...}, "needs": [views]}.
-
-    Raises AllroundError that begins with `where`, for a strategy, a hyperparameter or a value that does not exist.
-    """
-    if name not in names():
-        raise unknown("strategy", name, names(), where)
-    description = describe(name)
-    place = f"{where + ': ' if where else ''}strategy '{name}'"
-    completed = dict(description.hyperparameters)
-    for key, value in hyperparameters.items():
-        if key not in completed:
-            if not completed:
-                raise AllroundError(f"{place} takes no hyperparameters; remove '{key}'.")
-            raise unknown("hyperparameter", key, completed, place)
-        default, choices = description.hyperparameters[key], description.choices.get(key)
-        completed[key] = _value(f"{place} hyperparameter '{key}'", value, default, choices)
-    return {"hyperparameters": completed, "needs": sorted(description.needs)}
-
-
-def _value(where: str, value: Any, default: Any, choices: tuple | None) -> Any:
-    """A hyperparameter's value in the type of its default, checked."""
-    if choices is not None:
-        if value not in choices:
-            raise unknown("value", value, choices, where)
-        return value
-    kind = type(default)
-    if default is None or (type(value) is kind and value == value and value not in (np.inf, -np.inf)):
-        return value
-    if kind is float and type(value) is int:  # 1 and 1.0 are one setting, with one identity
-        return float(value)
-    raise AllroundError(f"{where} must be of type {kind.__name__} (as its default, {default!r}), not {value!r}.")
+__all__ = ["describe", "names", "options", "run", "select", "settings"]
 
 
 def select(name: str, pool: Pool, *, budget: int, seed: int = 0, **hyperparameters: Any) -> np.ndarray:
@@ -121,23 +29,75 @@ def select(name: str, pool: Pool, *, budget: int, seed: int = 0, **hyperparamete
 
     pool: Pool.from_arrays(...) or Pool.open(...)
     seed: of the draws, for a strategy that draws
+    hyperparameters: the strategy's own, and the options of every strategy that needs them: `partitions`, `posterior`,
+        `samples`, `validation`, `query`, `private`
 
     Raises AllroundError, in one line and before any work, for an unknown strategy or hyperparameter, a value of the
-    wrong type, a view that the pool lacks, or a budget that it cannot meet; and as soon as it reads a value that is
-    not finite.
+    wrong type, something it needs that the pool lacks, or a budget that it cannot meet; and as soon as it reads a
+    value that is not finite.
     """
     return run(name, pool, budget, np.random.default_rng(seed), **hyperparameters).index
 
 
 def run(name: str, pool: Pool, budget: int, rng: np.random.Generator, **hyperparameters: Any) -> Picks:
     """As select, with a generator of one's own, and with the scores: score is (budget,) float64 or None."""
-    chosen = settings(name, hyperparameters)
+    chosen = settings(name, hyperparameters, sets=pool.sets)
+    own = chosen["hyperparameters"]
+    _check_needs(name, pool, chosen["needs"])
+    partitions, posterior, _ = own.pop("partitions"), own.pop("posterior", "point"), own.pop("samples", None)
+    sets = {key: own.pop(key) for key in example_sets.NAMES if key in own}
+    pool = pool.prepared(posterior=posterior, sets=sets, where=f"strategy '{name}'")
     _check_budget(budget, len(pool.unlabelled))
-    if missing := sorted(set(chosen["needs"]) - pool.views):
-        has = ", ".join(sorted(pool.views)) or "none"
-        raise AllroundError(f"strategy '{name}' needs view '{missing[0]}', which the pool lacks; it has: {has}.")
-    picks = import_module(f"allround.strategies.{name}").select(pool, budget, rng, **chosen["hyperparameters"])
-    return _checked(name, picks, pool, budget)
+    strategy = import_module(f"allround.strategies.{name}").select
+    if partitions == 1:
+        return _checked(name, strategy(pool, budget, rng, **own), pool, budget)
+
+    def part(one: tuple) -> Picks:
+        rows, share, generator = one
+        some = pool.part(rows)
+        return _checked(name, strategy(some, share, generator, **own), some, share)
+
+    return _interleaved(_side_by_side(part, _split(len(pool), budget, partitions, rng), pool))
+
+
+def _split(n: int, budget: int, partitions: int, rng: np.random.Generator) -> list[tuple]:
+    """(rows, share of the budget, generator) of every random part; parts, and shares, differ by 1 at most."""
+    parts = np.array_split(rng.permutation(n), partitions)
+    shares = [budget // partitions + (place < budget % partitions) for place in range(partitions)]
+    generators = rng.spawn(partitions)
+    return [(np.sort(rows), share, own) for rows, share, own in zip(parts, shares, generators, strict=True) if share]
+
+
+def _side_by_side(work: Any, parts: list[tuple], pool: Pool) -> list[Picks]:
+    """The picks of all parts: on the CPU a thread each, as many at once as torch has threads."""
+    if not pool.views or pool.device != "cpu":  # a GPU is kept busy by one part, and captures one graph at a time
+        return [work(part) for part in parts]
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+            return list(executor.map(work, parts))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _interleaved(parts: list[Picks]) -> Picks:
+    """The picks of all parts, first all best ones, then all second ones, ..."""
+    from allround.pool import Picks
+
+    order = np.argsort(np.concatenate([np.arange(len(picks.index)) for picks in parts]), kind="stable")
+    scored = all(picks.score is not None for picks in parts)
+    score = np.concatenate([picks.score for picks in parts])[order] if scored else None
+    return Picks(np.concatenate([picks.index for picks in parts])[order], score)
+
+
+def _check_needs(name: str, pool: Pool, needs: list[str]) -> None:
+    for need in needs:
+        if need not in example_sets.NAMES and views.base(need) not in pool.has:
+            has = ", ".join(sorted(pool.has)) or "none"
+            raise AllroundError(f"strategy '{name}' needs '{views.base(need)}', which the pool lacks; it has: {has}.")
 
 
 def _check_budget(budget: int, left: int) -> None:

@@ -26,9 +26,11 @@ class _Overflow(Exception):
 
 def write(
     path: Path,
-    model: Classifier,
+    models: list[Classifier],
     images: Any,
     *,
+    view: str,
+    seeds: np.random.SeedSequence,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     device: torch.device,
@@ -37,11 +39,11 @@ def write(
 ) -> None:
     """Write the view of all images; neither they nor the outputs have to fit in memory."""
     for dtype in ("float16", "float32"):
-        blocks = outputs(model, images, mean=mean, std=std, device=device)
+        blocks = outputs(models[0], images, mean=mean, std=std, device=device)
         _, features, logits = first = next(blocks)
         whole = create_view(
             path,
-            "outputs",
+            view,
             rows=len(images),
             fields={"features": features.shape[1:], "logits": logits.shape[1:]},
             dtypes={"features": dtype, "logits": "float32"},

@@ -1,0 +1,68 @@
+"""The arrays that a pool looks at: in memory or in a file, read in slices.
+
+A field has a row per training example. mc_logits are (t, N, c), every other field has its examples first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from allround.errors import AllroundError
+
+if TYPE_CHECKING:
+    import torch
+
+ROW_AXIS = {"mc_logits": 1}  # where the examples lie in a field; 0 in all others
+HALF_IS_ENOUGH = {"features"}  # fields that stay in 16 bits where they are stored so; all others become float32
+SHAPES = {"mc_logits": "(t, N, c)", "images": "(N, h, w, channels) or (N, channels, h, w)"}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One array with a row per training example, read in slices: read(start, stop) -> rows as they are stored."""
+
+    where: str  # named in error messages
+    row: tuple[int, ...]  # shape of one example's row
+    read: Callable[[int, int], Any]
+    in_memory: bool
+
+
+def stored(view: Any, name: str) -> Field:
+    """A field of a view file."""
+    return Field(str(view.path), view.fields[name], lambda start, stop: view.read(name, start, stop), in_memory=False)
+
+
+def held(name: str, array: Any, in_memory: bool = True) -> Field:
+    """A field that is an array; AllroundError: not one of the shape that the field has."""
+    shape, axis = SHAPES.get(name, "(N, columns)"), ROW_AXIS.get(name, 0)
+    if not hasattr(array, "shape") or len(array.shape) != shape.partition(")")[0].count(",") + 1:
+        found = tuple(array.shape) if hasattr(array, "shape") else type(array).__name__
+        raise AllroundError(f"Pool.from_arrays: {name} must be an array of shape {shape}, not {found}.")
+    row = tuple(array.shape[:axis]) + tuple(array.shape[axis + 1 :])
+    return Field(name, row, lambda start, stop: array[(slice(None),) * axis + (slice(start, stop),)], in_memory)
+
+
+def tensor(block: Any, name: str, device: str) -> torch.Tensor:
+    """Rows as a tensor on the device in the type that strategies compute with; images in bytes stay so."""
+    import torch
+
+    if isinstance(block, np.ndarray):
+        block = torch.from_numpy(block if block.flags.writeable else block.copy())
+    block = block.detach().to(device)
+    if name == "images":
+        return block if block.dtype == torch.uint8 else block.float()
+    keep = name in HALF_IS_ENOUGH and block.dtype in (torch.float16, torch.bfloat16)
+    return block if keep else block.float()
+
+
+def moments(scale: tuple[Sequence[float], Sequence[float]], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """mean and std (channels,) of images on the device, as the training normalises by them."""
+    import torch
+
+    from allround.learners.augmentation import moments as tensors
+
+    return tensors(*scale, torch.device(device))

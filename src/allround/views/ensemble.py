@@ -1,0 +1,54 @@
+"""ensemble<t>: logits (t, n, c) float32 of the t members of a deep ensemble, one forward pass each, no augmentation.
+
+Lakshminarayanan, Pritzel & Blundell 2017 (NeurIPS, arXiv 1612.01474); for active learning Beluch et al. 2018 (CVPR).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from allround.artifacts import create_view
+from allround.learners.inference import in_blocks
+from allround.learners.model import Classifier
+
+NUMBERS = 2**22  # logits of one block, all members together
+
+
+def write(
+    path: Path,
+    models: list[Classifier],
+    images: Any,
+    *,
+    view: str,
+    seeds: np.random.SeedSequence,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: torch.device,
+    identity: str,
+    digest: str,
+) -> None:
+    """Write the view of all images; neither they nor the logits have to fit in memory. seeds: nothing is drawn."""
+    shape = len(models), models[0].head.out_features
+    for model in models:
+        model.eval()
+
+    def forward(start: int, block: torch.Tensor) -> tuple[torch.Tensor]:
+        return (torch.stack([model(block) for model in models]),)
+
+    most = max(1, NUMBERS // (shape[0] * shape[1]))
+    whole = create_view(
+        path,
+        view,
+        rows=len(images),
+        fields={"mc_logits": shape},
+        dtypes={"mc_logits": "float32"},
+        identity=identity,
+        digest=digest,
+    )
+    with whole as out:
+        for start, logits in in_blocks(forward, images, mean=mean, std=std, device=device, most=most):
+            out.write(start, mc_logits=logits)
