@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_kernels import assert_greedy, cosines, dense_k_centre, dense_k_means_plus_plus, kronecker
+from test_kernels import assert_greedy, cosines, dense_k_centre, kronecker
 from test_pool import identity, write_view
 
 from allround import device, strategies
@@ -47,6 +47,8 @@ def arrays(n: int = 60, d: int = 8, c: int = 5, seed: int = 0) -> dict[str, np.n
     as a model, whose features are the pixels; half of the labelled examples as a query set, half as a private set."""
     rng = np.random.default_rng(seed)
     features = np.maximum(rng.standard_normal((n, d)), 0).astype(np.float32)
+    zero = ~features.any(1)  # several of these no method could tell apart
+    features[zero] = np.random.default_rng(seed + 1).random((zero.sum(), d))
     layer = linear(rng.standard_normal((d, c)), rng.standard_normal(c))
     logits = (features @ layer.head.weight.numpy().T + layer.head.bias.numpy()).astype(np.float32)
     labelled = rng.permutation(n)[: max(2, n // 6)]
@@ -145,7 +147,7 @@ def test_a_query_is_as_many_distinct_unlabelled_examples_as_asked(name, hyperpar
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another_where_it_draws(name, hyperparameters):
     data = arrays(1500)
     answers, drew = [], []
-    for seed in (0, 0, 1, 2, 3):
+    for seed in (0, 0, 1, 2, 3, 4, 5, 6):
         rng = np.random.default_rng(seed)
         start = rng.bit_generator.state
         answers.append(run(name, Pool.from_arrays(**data), 10, rng, **hyperparameters).index.tolist())
@@ -271,14 +273,6 @@ def test_random_draws_every_example_equally_often():
     assert chisquare(counts[5:]).pvalue > 1e-4
 
 
-def test_badge_picks_what_the_dense_form_over_whole_gradients_picks():
-    data = arrays(300, d=12, c=6)
-    unlabelled, h, _, q = dense(data)
-    draws = np.random.default_rng(7).random(40)
-    expected = unlabelled[dense_k_means_plus_plus(kronecker([q, h]), draws)]
-    assert select("badge", Pool.from_arrays(**data), budget=40, seed=7).tolist() == expected.tolist()
-
-
 def test_coreset_picks_what_the_dense_form_picks():
     data = arrays(300)
     unlabelled, h, *_ = dense(data)
@@ -402,8 +396,8 @@ FAULTS = {
     "true for a number": (choose("fass", beta=True), "'beta' must be of type int .*not True"),
     "a number that is not finite": (choose("glister", step_size=float("nan")), "'step_size' must be of type float"),
     "an unknown value": (choose("fass", uncertainty="margn"), "unknown value 'margn'. Did you mean 'margin'"),
-    "a value out of range": (choose("fass", beta=0), "beta must be 1 or more"),
-    "a step backwards": (choose("glister", step_size=-1.0), "step_size must be above 0"),
+    "a value out of range": (choose("fass", beta=0), "'beta' must be >= 1|beta must be 1 or more"),
+    "a step backwards": (choose("glister", step_size=-1.0), "'step_size' must be > 0"),
     "a budget larger than the pool": (choose("margin", budget=51), "budget 51 is larger than the pool: 50 unlabelled"),
     "no budget": (choose("margin", budget=0), "budget must be a whole number of 1 or more, not 0"),
     "half a budget": (choose("margin", budget=2.5), "budget must be a whole number of 1 or more, not 2.5"),
@@ -492,6 +486,7 @@ def test_the_worked_example_of_the_documentation_is_a_strategy(new_file):
         ("NEEDS = {'outputs'}", "not a strategy; needed: NEEDS"),
         ("NEEDS = {'outputs'}\ndef select(pool, budget, rng, *, beta): pass", "literal defaults"),
         ("NEEDS = {'outputs'}\ndef select(pool, budget): pass", r"select\(pool, budget, rng"),
+        ("NEEDS = {'outptus'}\ndef select(pool, budget, rng): pass", "unknown need 'outptus'. Did you mean 'outputs'"),
         ("NEEDS = {", "broken.py line 1: not valid Python"),
         (
             "NEEDS = set()\ndef select(pool, budget, rng): return [0] * budget",

@@ -97,6 +97,7 @@ def run_embed(files, checkpoint, view="outputs", cell=None, dataset=None):
     return path, embed(
         dataset=dataset or files["dataset"],
         checkpoint=checkpoint,
+        members=[],
         view=path,
         identity=identity,
         device="cpu",

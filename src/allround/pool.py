@@ -25,10 +25,12 @@ from allround.views import base
 if TYPE_CHECKING:
     import torch
 
+    from allround.kernels.rows import Rows
     from allround.learners.model import Classifier
 
 BLOCK_BYTES = 16 << 20  # rows are read in blocks of about this size: small enough for the allocator to use again
 VIEWS = {"features": ("outputs",), "logits": ("outputs",), "mc_logits": ("mc_dropout", "ensemble")}  # by field
+SPARSE = 8  # where fewer than one row in so many is wanted, rows are read one by one
 IMAGE_VALUES = {"cpu": 3 << 16, "cuda": 3 << 19}  # of a block: what a model keeps to find gradients is far larger
 
 
@@ -188,6 +190,12 @@ class Pool:
             pool._add_set(
                 name, *example_sets.resolve(spec, f"{where} hyperparameter '{name}'", size=self.size, **known)
             )
+        for name, index in pool._set_labels.items():
+            if "logits" in self.fields and not 0 <= index.min() <= index.max() < self.n_classes:
+                raise AllroundError(
+                    f"{where} set '{name}': labels run from {index.min()} to {index.max()}; allowed: 0 to "
+                    f"{self.n_classes - 1}, the columns of the logits."
+                )
         if pool.sets:
             pool.unlabelled = np.setdiff1d(pool.unlabelled, np.concatenate(list(pool.sets.values())))
         return pool
@@ -289,15 +297,43 @@ class Pool:
             (b, channels, h, w)) or another field of a view
         function: takes (b, ...) tensors on the device and returns a (b, ...) tensor
         """
-        import torch
+        return self._map(function, fields, self.unlabelled)
 
-        out = None
-        for place, blocks in self._blocks(fields, self.unlabelled):
-            part = function(*blocks)
-            if out is None:  # not a list of parts: small ones, kept between large blocks, keep the heap from shrinking
-                out = torch.empty((len(self), *part.shape[1:]), dtype=part.dtype, device=part.device)
-            out[place] = part
-        return out
+    def rows(self, *fields: str, labelled: bool = False, **through: Callable[[torch.Tensor], torch.Tensor]) -> Rows:
+        """Rows of factors for kernels that pass over them again and again: each a field as it is, or through a function
+        of its blocks: rows("features", probabilities=residuals).
+
+        They are held in memory where they take less than a quarter of what this process may still have of it; else
+        every pass reads them anew, in blocks that begin and end at the same rows.
+        labelled: the labelled examples in the order of their indices, not the unlabelled ones
+        """
+        from allround.kernels.rows import Rows, block_bytes, held, room
+
+        index = np.sort(self.labelled) if labelled else self.unlabelled
+        factors = dict.fromkeys(fields) | through
+        size = block_bytes(self.device)
+
+        def of(name: str, block: torch.Tensor) -> torch.Tensor:
+            return block if factors[name] is None else factors[name](block)
+
+        def blocks() -> Iterator[tuple[slice, tuple[torch.Tensor, ...]]]:
+            for place, raw in self._blocks(tuple(factors), index, size):
+                yield place, tuple(map(of, factors, raw))
+
+        def take(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            some = index[rows.cpu().numpy()]
+            return tuple(of(name, self._gather(name, some)) for name in factors)
+
+        def whole(name: str) -> torch.Tensor:
+            if factors[name] is not None:
+                return self._map(factors[name], (name,), index)
+            return self.features if name == "features" and not labelled else self._gather(name, index)
+
+        first = [of(name, self._block(name, int(i), int(i) + 1, index[:1])) for name in factors for i in index[:1]]
+        if len(index) * sum(row.numel() * row.element_size() for row in first) > room(self.device) / 4:
+            return Rows(len(index), first[0].device, blocks, take)
+        places = [place for place, *_ in self._stretches(tuple(factors), index, size)]
+        return held(*map(whole, factors), places=places)
 
     def take(self, field: str, rows: torch.Tensor) -> torch.Tensor:
         """Some rows of a field, in the order given: rows (b,) count as those of features, logits, ... do."""
@@ -316,28 +352,50 @@ class Pool:
             raise AllroundError(f"the pool has no {source}; give {source}= or a view that holds them. It has: {has}.")
         return self.fields[source]
 
-    def _blocks(self, fields: Sequence[str], rows: np.ndarray) -> Iterator[tuple[slice, list[torch.Tensor]]]:
+    def _map(self, function: Callable[..., torch.Tensor], fields: Sequence[str], rows: np.ndarray) -> torch.Tensor:
+        """As map, over the ascending indices `rows`."""
+        import torch
+
+        out = None
+        for place, blocks in self._blocks(fields, rows):
+            part = function(*blocks)
+            if out is None:  # not a list of parts: small ones, kept between large blocks, keep the heap from shrinking
+                out = torch.empty((len(rows), *part.shape[1:]), dtype=part.dtype, device=part.device)
+            out[place] = part
+        return out
+
+    def _blocks(
+        self, fields: Sequence[str], rows: np.ndarray, size: int | None = None
+    ) -> Iterator[tuple[slice, list[torch.Tensor]]]:
         """For consecutive stretches of the ascending indices `rows`: their place in rows, and a block of each field."""
-        width = sum(int(np.prod(self._field(name).row)) for name in fields)
-        step = max(1, BLOCK_BYTES // (4 * width))
-        if "images" in fields:
-            step = max(1, IMAGE_VALUES[self.device.partition(":")[0]] // int(np.prod(self._field("images").row)))
         if not len(rows):  # one empty block, which has the shape of a row
             yield slice(0, 0), [self._block(name, 0, 0, rows) for name in fields]
+        for place, start, stop in self._stretches(fields, rows, size or BLOCK_BYTES):
+            yield place, [self._block(name, start, stop, rows[place]) for name in fields]
+
+    def _stretches(self, fields: Sequence[str], rows: np.ndarray, size: int) -> Iterator[tuple[slice, int, int]]:
+        """Stretches start..stop of the pool, of about `size` bytes, and the places in rows of those that lie there."""
+        width = sum(int(np.prod(self._field(name).row)) for name in fields)
+        step = max(1, size // (4 * width))
+        if "images" in fields:
+            step = max(1, IMAGE_VALUES[self.device.partition(":")[0]] // int(np.prod(self._field("images").row)))
         for start in range(0, self.size, step):
             stop = min(start + step, self.size)
             place = slice(*np.searchsorted(rows, (start, stop)).tolist())
             if place.start < place.stop:
-                yield place, [self._block(name, start, stop, rows[place]) for name in fields]
+                yield place, start, stop
 
     def _block(self, name: str, start: int, stop: int, rows: np.ndarray) -> torch.Tensor:
         """The given rows, which lie in start..stop, of one field, on the device."""
         import torch
 
         field, axis = self._field(name), ROW_AXIS.get(self._source(name), 0)
-        block = tensor(field.read(start, stop), name, self.device)
-        if len(rows) < stop - start:
-            block = block.index_select(axis, torch.from_numpy(rows - start).to(self.device))
+        if 0 < len(rows) * SPARSE < stop - start and not field.in_memory:
+            block = tensor(np.concatenate([field.read(row, row + 1) for row in rows.tolist()], axis), name, self.device)
+        else:
+            block = tensor(field.read(start, stop), name, self.device)
+            if len(rows) < stop - start:
+                block = block.index_select(axis, torch.from_numpy(rows - start).to(self.device))
         # One pass and no mask: a sum is finite only if all terms are. The exact test runs where the sum overflowed.
         if not bool(block.sum(dtype=torch.float32).isfinite()) and not bool(block.isfinite().all()):
             wrong = (~block.isfinite()).movedim(axis, 0).flatten(1).any(1).nonzero()[0].item()

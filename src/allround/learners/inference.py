@@ -1,4 +1,4 @@
-"""Features and logits of many images, block by block: neither images nor outputs have to fit in memory together.
+"""Outputs of networks for many images, block by block: neither images nor outputs have to fit in memory together.
 
 BatchNorm and dropout are in evaluation mode and nothing is augmented. Arithmetic is float32 (TF32 products on a GPU),
 whatever the precision of the training: strategies rank by differences between logits that bfloat16 would round away.
@@ -6,11 +6,12 @@ whatever the precision of the training: strategies rank by differences between l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from allround.errors import AllroundError
 from allround.learners.augmentation import moments, normalise
@@ -26,39 +27,54 @@ def outputs(
     """Yield (start, features (b, d) float32, logits (b, c) float32) for consecutive blocks of images.
 
     model: on the device; images: (n, h, w, c) uint8, an array or a memmap of which one block at a time is read
-    On a GPU the next block is read and copied while the device computes.
     AllroundError: an output is not a finite number
     """
-    n, height, width, _ = images.shape
-    block = min(MOST, max(1, PIXELS[device.type] // (height * width)))
-    scale = moments(mean, std, device)
     model.eval()
+    return in_blocks(lambda start, block: model.outputs(block), images, mean=mean, std=std, device=device)
+
+
+def in_blocks(
+    forward: Callable[[int, Tensor], tuple[Tensor, ...]],
+    images: Any,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: torch.device,
+    most: int = MOST,
+) -> Iterator[tuple[int, ...]]:
+    """Yield (start, arrays of float32) of what `forward` makes of consecutive blocks of at most `most` images.
+
+    forward: called in inference mode with a block's first index and its normalised images (b, channels, h, w)
+    On a GPU the next block is read and copied while the device computes.
+    AllroundError: a number is not finite
+    """
+    n, height, width, _ = images.shape
+    block = max(1, min(MOST, most, PIXELS[device.type] // (height * width)))
+    scale = moments(mean, std, device)
     pending = None
     for start in range(0, n, block):
         raw = torch.from_numpy(np.array(images[start : start + block]))  # read from disk here
         if device.type == "cuda":
             raw = raw.pin_memory().to(device, non_blocking=True)
         with torch.inference_mode():
-            parts = model.outputs(normalise(raw, *scale))
+            parts = forward(start, normalise(raw, *scale))
             parts = [part.float().to("cpu", non_blocking=True) for part in parts]  # into pinned memory, from a GPU
         ready = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
         if pending:
             yield _finished(*pending)
-        pending = (start, *parts, ready)
+        pending = (start, start + len(raw), parts, ready)
     if pending:
         yield _finished(*pending)
 
 
-def _finished(
-    start: int, features: torch.Tensor, logits: torch.Tensor, ready: torch.cuda.Event | None
-) -> tuple[int, np.ndarray, np.ndarray]:
+def _finished(start: int, stop: int, parts: list[Tensor], ready: torch.cuda.Event | None) -> tuple[int, ...]:
     """A block's outputs once they are on the host; the device works on the next block meanwhile."""
     if ready:
         ready.synchronize()
-    features, logits = features.numpy(), logits.numpy()
-    if not np.isfinite(features).all() or not np.isfinite(logits).all():
+    arrays = [part.numpy() for part in parts]
+    if not all(np.isfinite(array).all() for array in arrays):
         raise AllroundError(
-            f"the model's outputs for images {start} to {start + len(logits) - 1} are not finite: its training "
+            f"the model's outputs for images {start} to {stop - 1} are not finite: its training "
             "diverged; lower the learner's lr, then delete the checkpoint and run again."
         )
-    return start, features, logits
+    return start, *arrays

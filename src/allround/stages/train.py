@@ -49,7 +49,7 @@ def train(
     job = json.loads(identity)
     cell, learner = job["cell"], job["settings"]
     data = read_dataset(dataset, cell["dataset"])
-    labelled = read_labels(labels, cell)
+    labelled = read_labels(labels, {key: value for key, value in cell.items() if key != "member"})
     same_dataset(labels, labelled.digest, dataset, data.digest)
     _check_labels(labels, labelled, data)
     start = _start(previous, learner, cell, data, dataset)

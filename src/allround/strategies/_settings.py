@@ -139,7 +139,7 @@ def settings(name: str, entry: Mapping[str, Any], where: str = "", sets: Collect
         spot = f"{place} hyperparameter '{key}'"
         value = entry.get(key, parameter.default)
         if key in example_sets.NAMES:
-            if value is not None or key not in sets:
+            if key in entry or key not in sets:
                 completed[key] = example_sets.checked(value, spot)
         else:
             completed[key] = _value(spot, value, parameter)

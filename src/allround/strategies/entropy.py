@@ -6,7 +6,7 @@ Memory O(N); time O(N C).
 
 import torch
 
-NEEDS = {"outputs"}
+NEEDS = {"predictions"}
 
 
 def select(pool, budget, rng):

@@ -4,24 +4,27 @@ gain(x) = -d/dt L_V(W - t eta g(x)) at t = 0 = eta <grad L_V(W), g(x)>
                                                         Killamsetty et al. 2021 (AAAI, arXiv 2012.10630)
 g(x) = q [h, 1]^T, q = softmax(z) - onehot(argmax z): one step of the last layer, were the predicted class the label.
 After a pick W is stepped, which moves the validation logits by -eta ([h_v, 1] . [h, 1]) q, and with them all gains.
-The validation set V is the labelled set. With R = its (softmax - onehot) / |V|, grad L_V = R^T [H_V, 1] = M, and the
-gain is eta q . M [h, 1]: neither the gradients (N x C D) nor W itself are formed.
-regulariser facility_location adds weight * the gain in sum over i in G of max over j in S of max(0, cos(h_i, h_j)), G
-a uniform sample of `ground` examples; both terms are scaled to a largest gain of 1 at the first pick.
-Memory O(N (D + C + ground)); time O((N + M) C D + N ground) a pick, M labelled examples. score: the gain.
+With R = (softmax - onehot) / |V| on the validation set V, grad L_V = R^T [H_V, 1] = M and the gain is eta q . M [h, 1]:
+neither the gradients (N x C D) nor W itself are formed. Regularisers, with s(i, j) = max(0, cos(h_i, h_j)):
+facility_location  + weight * the gain in sum over i in G of max over j in S of s(i, j), G a uniform sample of `ground`
+diversity          - weight * sum over j in S of s(x, j): the gain in dispersion, sum over pairs of 1 - s
+random             the last weight / (1 + weight) of the batch is drawn uniformly
+Terms are scaled to a largest gain of 1 at the first pick. Memory O(N (D + C + ground)); time O((N + M) C D + N (ground
++ D)) a pick, M = |V|. score: the gain (of what is drawn: 0).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch.nn.functional import one_hot
 
 from allround.errors import AllroundError
 from allround.kernels.facility_location import rises
+from allround.kernels.greedy import greedy
+from allround.kernels.matching_pursuit import along
 from allround.kernels.products import residuals, unit
-from allround.kernels.repeat import repeat
 
-NEEDS = {"outputs"}
+NEEDS = {"outputs", "validation"}
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -30,51 +33,46 @@ def select(
     budget,
     rng,
     *,
-    step_size=0.01,
-    regulariser: Literal["none", "facility_location"] = "none",
-    weight=1.0,
-    ground=500,
+    step_size: Annotated[float, "> 0"] = 0.01,
+    regulariser: Literal["none", "random", "facility_location", "diversity"] = "none",
+    weight: Annotated[float, ">= 0"] = 1.0,
+    ground: Annotated[int, ">= 1"] = 500,
 ):
-    if not len(pool.labelled) or pool.labels is None:
-        raise AllroundError("glister validates on the labelled set, which is empty here; label a seed set first.")
-    if not 0 <= pool.labels.min() <= pool.labels.max() < pool.n_classes:
+    labels, n = pool.set_labels("validation"), len(pool)
+    if not 0 <= labels.min() <= labels.max() < pool.n_classes:
         raise AllroundError(f"glister: labels must lie in 0..{pool.n_classes - 1}, the columns of the logits.")
-    if step_size <= 0 or weight < 0 or ground < 1:
-        raise AllroundError("glister: step_size must be above 0, weight 0 or more, ground 1 or more.")
-
-    features, held_out = pool.features.float(), pool.labelled_features.float()  # (n, d), (m, d)
-    q = pool.map(residuals, "probabilities")  # (n, c)
-    logits = pool.labelled_logits.clone()  # (m, c) of the validation set, as each pick moves them
-    truth = one_hot(torch.from_numpy(pool.labels).to(pool.device), pool.n_classes)  # (m, c)
+    features, held_out = pool.features, pool.of("validation", "features").float()  # (n, d), (m, d)
+    q, logits = pool.map(residuals, "probabilities"), pool.of("validation", "logits").clone()  # (n, c), (m, c)
+    truth = one_hot(torch.from_numpy(labels).to(pool.device), pool.n_classes)  # (m, c)
+    cover, spread = regulariser == "facility_location", regulariser == "diversity"
+    drawn = round(budget * weight / (1 + weight)) if regulariser == "random" else 0
+    keys = torch.from_numpy(rng.random(n if regulariser == "random" else 0)).to(pool.device)
+    sample = rng.choice(n, min(ground, n), replace=False) if cover else [0]
+    vectors = unit(features)[0] if cover or spread else q[:, :0]  # of no width, hence of no similarity, without
+    similarity = vectors @ vectors[torch.as_tensor(sample, device=pool.device)].T  # (n, g)
+    best = torch.zeros(len(sample), device=pool.device)  # (g,) similarity to the nearest pick
+    near = torch.zeros(n, device=pool.device)  # (n,) sum of the similarities to all picks
 
     def loss_gain():  # (n,)
         r = (logits.softmax(1) - truth) / len(logits)  # (m, c)
-        return step_size * torch.addmm(r.sum(0), features, held_out.T @ r).mul_(q).sum(1)
+        return step_size * along(q, features, torch.cat([r.T @ held_out, r.sum(0)[:, None]], 1))
 
-    cover = regulariser == "facility_location"
-    sample = rng.choice(len(pool), min(ground, len(pool)), replace=False) if cover else [0]
-    vectors = unit(features)[0] if cover else features[:, :0]  # of no width, hence of no similarity, without
-    similarity = vectors @ vectors[torch.as_tensor(sample, device=pool.device)].T  # (n, g)
-    best = torch.zeros(len(sample), device=pool.device)  # (g,) similarity to the nearest pick
-    loss_scale = loss_gain().abs().amax().clamp(min=TINY) if cover else 1.0
+    loss_scale = loss_gain().abs().amax().clamp(min=TINY) if cover or spread else 1.0
     cover_scale = rises(similarity, best).amax().clamp(min=TINY) if cover else 1.0
-    taken = torch.zeros(len(pool), device=pool.device)  # (n,) -inf once picked
-    rows = torch.zeros(budget, dtype=torch.int64, device=pool.device)
-    scores = torch.zeros(budget, device=pool.device)
-    count = torch.zeros(1, dtype=torch.int64, device=pool.device)
 
-    def step():
-        gain = loss_gain() / loss_scale + taken  # (n,)
-        if cover:
-            gain += weight / cover_scale * rises(similarity, best)
-        row = gain.argmax().view(1)
-        rows.index_copy_(0, count, row)
-        scores.index_copy_(0, count, gain.index_select(0, row))
-        h, change = features.index_select(0, row)[0], q.index_select(0, row)  # (d,), (1, c)
+    def gain():  # (n,)
+        gains = loss_gain() / loss_scale
+        return gains + weight / cover_scale * rises(similarity, best) if cover else gains - weight * near
+
+    gains = gain()
+
+    def update(row):
+        h, change = features.index_select(0, row)[0].float(), q.index_select(0, row)  # (d,), (1, c)
         logits.addmm_((held_out @ h + 1)[:, None], change, alpha=-step_size)
         torch.maximum(best, similarity.index_select(0, row)[0], out=best)
-        taken.index_fill_(0, row, -torch.inf)
-        count.add_(1)
+        near.add_((vectors @ vectors.index_select(0, row)[0]).clamp_(min=0))
+        gains.copy_(gain())
 
-    repeat(step, (logits, best, taken, rows, scores, count), times=budget)
-    return pool.picks(rows, scores)
+    rows, scores = greedy(gains, update, budget - drawn, (logits, best, near))
+    left = keys.index_fill(0, rows, torch.inf).sort(stable=True).indices[:drawn] if drawn else rows[:0]
+    return pool.picks(torch.cat([rows, left]), torch.cat([scores, torch.zeros_like(left, dtype=scores.dtype)]))

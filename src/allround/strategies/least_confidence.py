@@ -4,7 +4,7 @@ score(x) = max_y p(y | x), smallest first        Lewis & Gale 1994 (SIGIR); Culo
 Memory O(N); time O(N C).
 """
 
-NEEDS = {"outputs"}
+NEEDS = {"predictions"}
 
 
 def select(pool, budget, rng):

@@ -4,7 +4,7 @@ score(x) = p(y1 | x) - p(y2 | x), smallest first        Scheffer et al. 2001 (ID
 Memory O(N); time O(N C).
 """
 
-NEEDS = {"outputs"}
+NEEDS = {"predictions"}
 
 
 def select(pool, budget, rng):

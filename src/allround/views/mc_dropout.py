@@ -1,7 +1,4 @@
-"""mc_dropout<t>: logits (t, n, c) float32 of t passes with dropout, see allround.learners.dropout; no augmentation.
-
-The first passes of mc_dropout50 are those of mc_dropout10.
-"""
+"""mc_dropout<t>: logits (t, n, c) float32 of t passes with dropout, see allround.learners.dropout; no augmentation."""
 
 from __future__ import annotations
 

@@ -1,0 +1,203 @@
+"""Set functions whose greedy gains are cheap: graph cut, coverage of a query set, concave over modular.
+
+`factors` are (n, d_f) each, see allround.kernels.products; similarities are cosines, or given as a matrix to a small
+set. apricot and submodlib keep an n x n matrix for graph cut, on the CPU; here a pick costs O(n d).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from allround.kernels.facility_location import facility_location
+from allround.kernels.greedy import greedy
+from allround.kernels.products import BLOCK, EQUAL, dots, squared_norms, unit
+from allround.kernels.repeat import repeat
+
+TIE = 1e-6  # gains closer than this may be rounding
+REFRESH = 64, 1 / 16  # gains that a step of lazy_greedy renews: at least so many, and this part of all
+
+# name -> psi(t + x) - psi(t) for t, x >= 0, in a form that loses no digits where t is large
+CONCAVE = {
+    "log": lambda t, x: torch.log1p(x / (1 + t)),  # psi(t) = log(1 + t)
+    "sqrt": lambda t, x: x / ((t + x).sqrt() + t.sqrt()).clamp_(min=1e-30),
+    "inverse": lambda t, x: x / ((1 + t) * (1 + t + x)),  # psi(t) = 1 - 1 / (1 + t)
+}
+
+
+def total_similarity(factors: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """sum_i x_j . y_i of every row j of factors over the rows i of others, (n,) float64. At most two factors.
+
+    With one factor, the rows y sum up to one vector; with two, to one (d_1, d_2) matrix.
+    """
+    if len(factors) == 1:
+        return torch.mv(factors[0], others[0].sum(0)).double()
+    (first, second), matrix = factors, others[0].T @ others[1]  # (d_1, d_2)
+    step = max(1, BLOCK // second.shape[1])
+    blocks = zip(first.split(step), second.split(step), strict=True)
+    return torch.cat([(a @ matrix * b).sum(1).double() for a, b in blocks])
+
+
+def similarities(factors: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> torch.Tensor:
+    """x_i . y_j of every row of factors and of others, (n, s): for small sets of others."""
+    product = factors[0] @ others[0].T
+    step = max(1, BLOCK // len(others[0]))
+    for factor, other in zip(factors[1:], others[1:], strict=True):
+        for start in range(0, len(factor), step):  # the whole product of a factor would be as large as the result
+            product[start : start + step] *= factor[start : start + step] @ other.T
+    return product
+
+
+def disparity(factors: tuple[torch.Tensor, ...], lengths: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+    """1 - cosine of every row to one, (n,) float64, for factors of unit length; 0 for zero rows (without a direction).
+
+    lengths: (n,) 1, and 0 of zero rows; row: (1,). What rounding cannot tell from 0 is 0.
+    """
+    distance = lengths * lengths.index_select(0, row) - dots(factors, row)
+    return torch.where(distance > EQUAL, distance, 0.0)
+
+
+def tie_break(factors: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """(n,) of 0 to TIE, to be added to gains: the more, the less a row is like all rows; 0 for zero rows.
+
+    Diversity functions leave the first pick open, and tie wherever vectors are orthogonal (features after a ReLU often
+    are): this takes the most unusual, in whatever order the rows lie. factors: of unit length
+    """
+    apart = -total_similarity(factors, factors)
+    lowest, highest = apart.aminmax()
+    return TIE * squared_norms(factors) * (apart - lowest) / (highest - lowest).clamp(min=1e-30)
+
+
+def directions(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The direction of softmax - onehot(label), (b, c), scaled to a largest entry of 1: of the examples that the model
+    is sure of, squares of what is left would underflow."""
+    others = probabilities.scatter(1, labels[:, None], 0.0)
+    q = others.scatter(1, labels[:, None], -others.sum(1, keepdim=True))  # p - 1 would round to 0
+    return q / q.abs().amax(1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)
+
+
+def graph_cut(
+    factors: tuple[torch.Tensor, ...], k: int, trade_off: float, penalty: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Greedy for f(S) = sum over i, j in S of s_ij, i of all rows, - trade_off * sum over i, j both in S of s_ij
+    - sum over j in S of penalty_j, s = cosine.
+
+    penalty: (n,) or None. Returns rows (k,) int64 and gains (k,) float64; gains may be negative.
+    """
+    factors = unit(*factors)
+    gains = total_similarity(factors, factors) - trade_off * squared_norms(factors)
+    if penalty is not None:
+        gains -= penalty
+
+    def update(row: torch.Tensor) -> None:
+        gains.sub_(dots(factors, row), alpha=2 * trade_off)
+
+    return greedy(gains, update, k)
+
+
+def covering(
+    factors: tuple[torch.Tensor, ...], k: int, preference: torch.Tensor, **bounds: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Facility location within bounds (n,), where ties go to the row with the higher preference (n,).
+
+    Bounds saturate: two rows that cover each other gain the same, and once all is covered, every row gains 0.
+    """
+    order = preference.sort(stable=True, descending=True).indices  # (n,), as ties go to the lower row
+    factors, bounds = tuple(factor[order] for factor in factors), {name: bound[order] for name, bound in bounds.items()}
+    rows, gains = facility_location(factors, k, **bounds)
+    kept = gains > 1e-6 * gains[:1]  # what is less is rounding
+    free = torch.ones_like(preference, dtype=torch.bool).index_fill_(0, rows[kept], False).nonzero()[:, 0]
+    rows = torch.cat([rows[kept], free[: k - int(kept.sum())]])
+    return order[rows], torch.where(kept, gains, 0.0)
+
+
+def query_coverage(similarity: torch.Tensor, k: int, eta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Greedy for f(S) = sum over queries q of max over j in S of s_jq + eta * sum over j in S of max over q of s_jq.
+
+    similarity: (n, q), not negative. Returns rows (k,) int64 and gains (k,) float64.
+    """
+    own = eta * similarity.amax(1).double()  # (n,)
+    best = torch.zeros_like(similarity[0])  # (q,) of every query, to its nearest pick
+    gains = own + similarity.sum(1)
+    step = max(1, BLOCK // similarity.shape[1])
+
+    def update(row: torch.Tensor) -> None:
+        torch.maximum(best, similarity.index_select(0, row)[0], out=best)
+        for start in range(0, len(gains), step):
+            block = similarity[start : start + step]
+            gains[start : start + step] = own[start : start + step] + (block - best).clamp_(min=0).sum(1)
+
+    return greedy(gains, update, k, (best,))
+
+
+def concave_over_modular(
+    similarity: torch.Tensor, k: int, eta: float, concave: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Greedy for f(S) = eta * sum over j in S of psi(sum over q of s_jq) + sum over q of psi(sum over j in S of s_jq).
+
+    similarity: (n, q), not negative; concave: psi, a name of CONCAVE. Returns rows (k,) int64, gains (k,) float64.
+    """
+    sums = similarity.sum(1)  # (n,)
+    own = eta * CONCAVE[concave](torch.zeros_like(sums), sums).double()
+    return concave_coverage(similarity, k, concave, own)
+
+
+def concave_coverage(
+    values: torch.Tensor, k: int, concave: str, own: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lazy greedy for f(S) = sum over columns c of psi(sum over j in S of values_jc) + sum over j in S of own_j.
+
+    values: (n, c), not negative; own: (n,) or None. Returns rows (k,) int64 and gains (k,) float64.
+    """
+    rise = CONCAVE[concave]
+    totals = torch.zeros_like(values[0])  # (c,)
+    own = torch.zeros(len(values), dtype=torch.float64, device=values.device) if own is None else own
+
+    def gain(rows: torch.Tensor) -> torch.Tensor:
+        return own.index_select(0, rows) + rise(totals, values.index_select(0, rows)).sum(1)
+
+    def add(row: torch.Tensor, commit: torch.Tensor) -> None:
+        totals.add_(values.index_select(0, row)[0] * commit)
+
+    bounds = torch.cat([rise(totals, block).sum(1) for block in values.split(max(1, BLOCK // values.shape[1]))]) + own
+    return lazy_greedy(bounds, gain, add, k, (totals,))
+
+
+def lazy_greedy(
+    bounds: torch.Tensor,
+    gain: Callable[[torch.Tensor], torch.Tensor],
+    add: Callable[[torch.Tensor, torch.Tensor], None],
+    k: int,
+    state: Sequence[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The exact greedy algorithm for a submodular function: a gain of earlier bounds the gain now (Minoux 1978).
+
+    bounds: (n,) float64 gains with nothing picked yet; changed in place
+    gain: the gains now of some rows (r,), as (r,) float64
+    add: adds a row (1,) to `state`, in place, where commit (1,) bool says so
+    A step renews the largest bounds and picks the largest if it is new. Returns rows (k,), gains (k,) float64.
+    """
+    device, (least, part) = bounds.device, REFRESH
+    width = min(len(bounds), max(least, int(part * len(bounds))))
+    rows = torch.zeros(k, dtype=torch.int64, device=device)
+    gains = torch.zeros(k, dtype=torch.float64, device=device)
+    count = torch.zeros(1, dtype=torch.int64, device=device)
+
+    def step() -> None:
+        candidates = bounds.topk(width).indices  # (r,)
+        candidates[-1:] = bounds.argmax()  # topk may leave out the first of many equals, which is the one to be picked
+        picked = bounds.index_select(0, candidates) == -torch.inf
+        bounds.index_copy_(0, candidates, gain(candidates).masked_fill_(picked, -torch.inf))
+        row = bounds.argmax().view(1)
+        commit = (candidates == row).any() & (count < k)  # (1,)
+        slot = count.clamp(max=k - 1)
+        value = bounds.index_select(0, row)
+        rows.index_copy_(0, slot, torch.where(commit, row, rows.index_select(0, slot)))
+        gains.index_copy_(0, slot, torch.where(commit, value, gains.index_select(0, slot)))
+        add(row, commit)
+        bounds.index_copy_(0, row, value.masked_fill_(commit, -torch.inf))
+        count.add_(commit)
+
+    repeat(step, (bounds, rows, gains, count, *state), done=lambda: int(count) == k)
+    return rows, gains
