@@ -487,6 +487,10 @@ def test_the_worked_example_of_the_documentation_is_a_strategy(new_file):
         ("NEEDS = {'outputs'}\ndef select(pool, budget, rng, *, beta): pass", "literal defaults"),
         ("NEEDS = {'outputs'}\ndef select(pool, budget): pass", r"select\(pool, budget, rng"),
         ("NEEDS = {'outptus'}\ndef select(pool, budget, rng): pass", "unknown need 'outptus'. Did you mean 'outputs'"),
+        (
+            "NEEDS = {'outputs'}\ndef select(pool, budget, rng, *, samples=3): pass",
+            "'samples' is an option of every entry that needs it; rename",
+        ),
         ("NEEDS = {", "broken.py line 1: not valid Python"),
         (
             "NEEDS = set()\ndef select(pool, budget, rng): return [0] * budget",

@@ -92,6 +92,8 @@ def describe(name: str) -> Description:
             f"{path}: not a strategy; needed: NEEDS = {{'outputs'}} (a literal set) and select(pool, budget, rng, *, "
             "<hyperparameters with literal defaults>)."
         ) from None
+    if taken := sorted(set(described.parameters) & {"partitions", "posterior", "samples", *example_sets.NAMES}):
+        raise AllroundError(f"{path}: '{taken[0]}' is an option of every entry that needs it; rename the parameter.")
     if strange := sorted(set(described.needs) - set(NEEDS)):
         raise unknown("need", strange[0], NEEDS, f"{path} NEEDS")
     return described
