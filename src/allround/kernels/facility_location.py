@@ -1,62 +1,210 @@
-"""Facility location, maximised greedily and exactly: rows that are together as similar as can be to every row.
+"""Facility location and its kin, maximised greedily: rows that together cover a ground set.
 
-    f(S) = sum_i max_(j in S) s(i, j),   s(i, j) = max(0, cos(x_i, x_j)), 0 for S empty
+    f(S) = sum_i w_i clamp(max_(j in S) s(i, j), lower_i, upper_i)          i in the ground set
 
-f is monotone and submodular, so that greedy is within 1 - 1/e of the optimum (Nemhauser et al. 1978), and a gain
-computed earlier bounds the gain now (lazy greedy, Minoux 1978). apricot and submodlib are lazy through a heap on the
-CPU, one candidate at a time, over an n x n matrix. Here a step refreshes the K best bounds at once with one matrix
-product and commits the best row if its gain is fresh, by masks and without a look from the host; similarities are
-computed as they are needed, K x n at a time. Ties go to the lower row, but for ties within rounding.
+With w = 1, lower = 0 and no upper this is facility location. lower_i, the similarity to examples that are there
+already, makes it what S adds to them (conditional gain); upper_i, the similarity to a query set, what S and the query
+set have in common (mutual information); see allround.kernels.similarities for s, RBF for kernel coverage and Ball for
+probability coverage. f is monotone and submodular: greedy is within 1 - 1/e of the optimum (Nemhauser et al. 1978).
+
+"lazy" is the exact greedy algorithm. apricot and submodlib keep n x n similarities and a heap of stale gains (Minoux
+1978) on the CPU, one candidate at a time. Here what is put off is not the gains but the ground set: a pick raises
+the coverage of a few of its members only (of n / t or so after t picks), and until these are worked in, all gains are
+upper bounds. A step works in up to K of them with one matrix product; the pick follows once none is left. That
+makes about n ln k similarities a row in all, whatever the data are (lazy gains: between half as many and four times as
+many), by masks and without a look from the host. The last few rows in question are then computed anew.
+
+"stochastic" (Mirzasoleiman et al. 2015, AAAI) takes the best of a random sample of (n / k) ln(1 / epsilon) rows at
+every pick, which is within 1 - 1/e - epsilon in expectation, for n ln(1 / epsilon) similarities a row.
+
+Neither ever holds more similarities than fit a block. Ties go to the lower row, but for ties within rounding.
 """
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
 
-from allround.kernels.products import BLOCK, unit
+from allround.kernels.products import BLOCK
 from allround.kernels.repeat import repeat
+from allround.kernels.similarities import Points, Similarity, best_similarity, points, similarities
 
-REFRESH = 64  # K: a matrix product this wide costs little more than a narrow one
+__all__ = ["best_similarity", "facility_location", "rises", "sample_draws"]
+
+REFRESH = 8  # rows that a pick is chosen from by gains computed anew, which carry no rounding of updates
+CACHE = 1 << 19  # similarities in a block on the CPU, which stays in its cache
+GPU = 1 << 25  # and on a GPU, which it keeps busy
 
 
-def facility_location(factors: tuple[torch.Tensor, ...], k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The k rows of the exact greedy algorithm, k <= n, and the gain of each when it was picked.
+def facility_location(
+    factors: tuple[torch.Tensor, ...],
+    k: int,
+    *,
+    similarity: Similarity = "cosine",
+    lower: torch.Tensor | None = None,
+    upper: torch.Tensor | None = None,
+    weights: torch.Tensor | None = None,
+    ground: tuple[torch.Tensor, ...] | None = None,
+    candidates: torch.Tensor | None = None,
+    optimiser: str = "lazy",
+    draws: np.ndarray | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """k rows, in the order in which the greedy algorithm picks them, and the gain of each when it was picked.
 
     factors: (n, d_f) each; see allround.kernels.products
-    Returns rows (k,) int64, all distinct, and gains (k,) float64. Memory O(n (d + K)); time O(n^2 d) for the first
-    pick, O(K n d) for each refresh, of which a pick takes a few.
+    ground: (g, d_f) each, what is to be covered; the rows themselves where it is not given
+    lower, upper, weights: (g,), not negative; 0, infinity and 1 where they are not given
+    candidates: the rows, (c,) int64, k <= c, that may be picked; all where they are not given
+    optimiser: "lazy" (exact) or "stochastic", which takes draws: see sample_draws
+    Returns rows (k,) int64, all distinct, and gains (k,) float64. Memory O((n + g) d), and the draws.
     """
-    factors = unit(*factors)
-    n, device = len(factors[0]), factors[0].device
-    width = min(n, REFRESH)
-    best = torch.zeros(n, device=device)  # similarity of every row to the nearest picked one
-    bounds = torch.cat([_similarity(factors, block).clamp_(min=0).sum(1).double() for block in _blocks(n, device)])
+    rows = points(factors, similarity)
+    over = rows if ground is None or ground is factors else points(ground, similarity)
+    rows = rows if candidates is None else rows.take(candidates)
+    g, device = len(over.factors[0]), rows.factors[0].device
+    level = torch.zeros(g, device=device) if lower is None else lower.float().clone()
+    ceiling = None if upper is None else upper.float()
+    weights = torch.ones(g, device=device) if weights is None else weights.float()
+    cover = Cover(rows, over, similarity, level, ceiling, weights)
+    picked, gains = _exact(cover, k) if optimiser == "lazy" else _stochastic(cover, k, draws)
+    return picked if candidates is None else candidates[picked], gains
+
+
+def sample_draws(n: int, k: int, epsilon: float, rng: np.random.Generator) -> np.ndarray:
+    """The draws of `stochastic`, (k, m): numbers that every pick's sample is made of."""
+    return rng.random((k, max(1, min(n, math.ceil(n / k * math.log(1 / epsilon))))), dtype=np.float32)
+
+
+class Cover:
+    """The ground set and how well each member is covered: level (g,), changed in place."""
+
+    def __init__(
+        self,
+        rows: Points,
+        over: Points,
+        similarity: Similarity,
+        level: torch.Tensor,
+        ceiling: torch.Tensor | None,
+        weights: torch.Tensor,
+    ):
+        self.rows, self.over, self.similarity = rows, over, similarity
+        self.level, self.ceiling, self.weights = level, ceiling, weights
+        self.block = GPU if level.is_cuda else CACHE
+
+    def rise(
+        self, some: Points, members: torch.Tensor | slice, low: torch.Tensor, high: torch.Tensor | None
+    ) -> torch.Tensor:
+        """sum over the members of w max(0, min(s, high) - low) for some rows, (m,) float64; low, high: (b,)"""
+        part = similarities(some, self.over.take(members), self.similarity)  # (m, b)
+        part.sub_(low).clamp_(min=0)
+        if high is not None:
+            torch.minimum(part, (high - low).clamp(min=0), out=part)
+        return (part @ self.weights[members]).double()
+
+    def gains(self, some: Points) -> torch.Tensor:
+        """What each of some rows would add now, (m,) float64."""
+        m, g = len(some.factors[0]), len(self.level)
+        total = torch.zeros(m, dtype=torch.float64, device=self.level.device)
+        wide = max(1, min(g, self.block // min(m, 512)))
+        high = max(1, self.block // wide)
+        for start in range(0, g, wide):
+            members = slice(start, start + wide)
+            ceiling = None if self.ceiling is None else self.ceiling[members]
+            for first in range(0, m, high):
+                here = slice(first, first + high)
+                total[here] += self.rise(some.take(here), members, self.level[members], ceiling)
+        return total
+
+    def add(self, row: torch.Tensor, where: torch.Tensor) -> None:
+        """Cover the ground set with one more row, (1,), where the mask (1,) says so."""
+        one = similarities(self.rows.take(row), self.over, self.similarity)[0]  # (g,)
+        one = one if self.ceiling is None else torch.minimum(one, self.ceiling)
+        torch.where(where, torch.maximum(self.level, one), self.level, out=self.level)
+
+
+def looks_are_free(device: torch.device) -> bool:
+    """Whether a step may look at its state and leave out what has no effect; if not, all goes by masks."""
+    return device.type == "cpu"
+
+
+def _exact(cover: Cover, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    n, g, device = len(cover.rows.factors[0]), len(cover.level), cover.level.device
+    # as many members as a pick changes, more or less, so that most picks take one step
+    width = min(g, max(32, min(256, 8 * g // k // 32 * 32)))
+    high = max(1, cover.block // width)
+    some, looks = min(n, REFRESH), looks_are_free(device)
+    bounds = cover.gains(cover.rows)  # (n,) gains but for members not worked in, -inf once picked
+    worked = cover.level.clone()  # (g,) the level that bounds know of
+    position, slots = torch.arange(g, device=device), torch.arange(width, device=device)
+    chunk = torch.zeros(width + 1, dtype=torch.int64, device=device)  # the last place is for what finds no room
     rows = torch.zeros(k, dtype=torch.int64, device=device)
     gains = torch.zeros(k, dtype=torch.float64, device=device)
     count = torch.zeros(1, dtype=torch.int64, device=device)
-    similarity = torch.empty(width, n, device=device)
-    rise = torch.empty(width, n, device=device)
+
+    def work_in() -> torch.Tensor:
+        """Up to `width` members whose level rose; returns whether that was all, (1,) bool."""
+        risen = (cover.level > worked) & (cover.weights > 0)
+        place = risen.cumsum(0)  # from 1
+        now = risen & (place <= width)
+        chunk.scatter_(0, torch.where(now, place - 1, width), position)
+        taken = min(width, int(place[-1])) if looks else width
+        members, full = chunk[:taken], slots[:taken] < place[-1]
+        low = worked.index_select(0, members)
+        top = torch.where(full, cover.level.index_select(0, members), low)
+        for first in range(0, n if taken else 0, high):
+            here = slice(first, first + high)
+            bounds[here] -= cover.rise(cover.rows.take(here), members, low, top)
+        torch.where(now, cover.level, worked, out=worked)
+        return place[-1:] <= width
 
     def step() -> None:
-        candidates = bounds.topk(width).indices  # (K,)
-        # topk may leave out the first of many equals, which the arg-max below would then never find refreshed
-        candidates[-1:] = bounds.argmax()
-        _similarity(factors, candidates, out=similarity, space=rise)
-        fresh = torch.sub(similarity, best, out=rise).clamp_(min=0).sum(1).double()  # (K,)
-        chosen = bounds.index_select(0, candidates) == -torch.inf
-        bounds.index_copy_(0, candidates, torch.where(chosen, -torch.inf, fresh))
-        row = bounds.argmax().view(1)
-        hit = candidates == row  # (K,)
-        commit = hit.any() & (count < k)  # (1,)
-        slot = count.clamp(max=k - 1)
+        settled = work_in()
+        if looks and not settled:
+            return
+        best = bounds.topk(some).indices
+        best[-1:] = bounds.argmax()  # the first of many equals, which topk may leave out
+        best = best.sort().values
+        chosen = bounds.index_select(0, best) == -torch.inf
+        fresh = torch.where(chosen, -torch.inf, cover.gains(cover.rows.take(best)))
+        # members not worked in are in fresh gains already: taken off again, bounds would be too low
+        bounds.index_copy_(0, best, torch.where(settled, fresh, bounds.index_select(0, best)))
+        commit, slot = settled & (count < k), count.clamp(max=k - 1)
+        row = best.index_select(0, fresh.argmax().view(1))
         rows.index_copy_(0, slot, torch.where(commit, row, rows.index_select(0, slot)))
-        gains.index_copy_(0, slot, torch.where(commit, bounds.index_select(0, row), gains.index_select(0, slot)))
-        nearer = torch.maximum(best, similarity.index_select(0, hit.int().argmax().view(1))[0])
-        torch.where(commit, nearer, best, out=best)
+        gains.index_copy_(0, slot, torch.where(commit, fresh.amax().view(1), gains.index_select(0, slot)))
         bounds.index_copy_(0, row, torch.where(commit, -torch.inf, bounds.index_select(0, row)))
+        cover.add(row, commit)
         count.add_(commit)
 
-    repeat(step, (best, bounds, rows, gains, count), done=lambda: int(count) == k)
+    repeat(step, (bounds, worked, cover.level, chunk, rows, gains, count), done=lambda: int(count) == k)
+    return rows, gains
+
+
+def _stochastic(cover: Cover, k: int, draws: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    n, device = len(cover.rows.factors[0]), cover.level.device
+    left = torch.arange(n, device=device)  # the first n - count are the rows not picked
+    draws = torch.from_numpy(draws).to(device)  # (k, m)
+    rows = torch.zeros(k, dtype=torch.int64, device=device)
+    gains = torch.zeros(k, dtype=torch.float64, device=device)
+    count = torch.zeros(1, dtype=torch.int64, device=device)
+    always = torch.ones(1, dtype=torch.bool, device=device)
+
+    def step() -> None:
+        remain = n - count
+        places = (draws.index_select(0, count)[0].double() * remain).long()  # (m,)
+        fresh = cover.gains(cover.rows.take(left.index_select(0, places)))
+        best = fresh.argmax().view(1)
+        place = places.index_select(0, best)
+        row = left.index_select(0, place)
+        rows.index_copy_(0, count, row)
+        gains.index_copy_(0, count, fresh.index_select(0, best))
+        left.index_copy_(0, place, left.index_select(0, remain - 1))
+        cover.add(row, always)
+        count.add_(1)
+
+    repeat(step, (left, cover.level, rows, gains, count), times=k)
     return rows, gains
 
 
@@ -67,22 +215,3 @@ def rises(similarity: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
     """
     blocks = similarity.split(max(1, BLOCK // len(best)))
     return torch.cat([(block - best).clamp_(min=0).sum(1) for block in blocks])
-
-
-def _similarity(
-    factors: tuple[torch.Tensor, ...],
-    rows: torch.Tensor,
-    out: torch.Tensor | None = None,
-    space: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Cosines of the given rows and all rows, (k, n); out and space: (k, n) memory for the result and for a factor."""
-    first, *others = factors
-    out = torch.mm(first.index_select(0, rows), first.T, out=out)
-    for factor in others:
-        out.mul_(torch.mm(factor.index_select(0, rows), factor.T, out=space))
-    return out
-
-
-def _blocks(n: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """All rows, in blocks whose similarities fit a temporary."""
-    return torch.arange(n, device=device).split(max(1, BLOCK // n))

@@ -4,14 +4,12 @@ U = the beta * budget most uncertain examples; greedily maximise f(S) = sum over
                                                         Wei, Iyer & Bilmes 2015 (ICML)
 s = max(0, cosine) of the features, or of the last layer's gradients under hypothesised labels, (softmax(z) -
 onehot(argmax z)) h^T, which sets predicted classes apart as the paper's f does; kept as factors.
-Memory O(N + U (D + C)); time O(N C + U^2 (D + C)) and then O(U (D + C)) a pick times the bounds refreshed, U = beta
-* budget.
+Memory O(N + U (D + C)); time O(N C + U^2 (D + C) log B), U = beta * budget.
 score: the gain in f.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from allround.errors import AllroundError
 from allround.kernels.facility_location import facility_location
 from allround.kernels.products import residuals
 from allround.strategies.entropy import entropy
@@ -26,12 +24,10 @@ def select(
     budget,
     rng,
     *,
-    beta=5,
+    beta: Annotated[int, ">= 1"] = 5,
     uncertainty: Literal["entropy", "margin", "least_confidence"] = "entropy",
     similarity: Literal["features", "gradients"] = "features",
 ):
-    if beta < 1:
-        raise AllroundError(f"fass: beta must be 1 or more (it filters beta * budget candidates), not {beta}.")
     score = {"entropy": lambda p: -entropy(p), "margin": margin, "least_confidence": confidence}[uncertainty]
     certainty = pool.map(score, "probabilities")  # (n,)
     candidates = certainty.sort(stable=True).indices[: beta * budget]  # (u,) rows, ties to the lower

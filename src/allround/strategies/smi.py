@@ -17,7 +17,6 @@ from typing import Annotated, Literal
 
 import torch
 
-from allround.errors import AllroundError
 from allround.kernels.facility_location import best_similarity
 from allround.kernels.log_determinant import log_determinant
 from allround.kernels.products import unit
@@ -72,6 +71,4 @@ def members(pool, name, similarity):
     if similarity == "features":
         return (features,)
     labels = torch.from_numpy(pool.set_labels(name)).to(pool.device)  # (s,)
-    if not 0 <= int(labels.min()) <= int(labels.max()) < pool.n_classes:
-        raise AllroundError(f"set '{name}': labels must lie in 0..{pool.n_classes - 1}, the columns of the logits.")
     return features, directions(pool.of(name, "probabilities"), labels)
