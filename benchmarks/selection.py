@@ -1,16 +1,20 @@
-"""Time and peak memory of every strategy, and of BADGE beside its dense form, on random inputs of a given size.
+"""Time and peak memory of strategies, beside the packages that have them too, on the same random inputs.
 
-    python benchmarks/selection.py                                         # the CPU target below
-    python benchmarks/selection.py --device cuda --n 43000 --classes 10 --d 512 --budget 3000 --half   # the GPU target
+    python benchmarks/selection.py --work cpu            # 50,000 x 128, 10 classes, 500 picks, with peers
+    python benchmarks/selection.py --work gpu-50k        # a GPU: 50,000 x 512, 3,000 picks
+    python benchmarks/selection.py --work gpu-1m         # 1,000,000 x 512, 10,000 picks
+    python benchmarks/selection.py --work gpu-imagenet   # badge: 1,281,167 x (1,000 x 2,048) float16, 10,000 picks
+    python benchmarks/selection.py --work out-of-core    # a pool larger than memory: benchmarks/out_of_core.py
+    python benchmarks/selection.py --n 20000 --classes 100 --d 768 --budget 10      # any other size; no peers
+    python benchmarks/selection.py --work cpu --strategies badge smi:gcmi --peers scikit-activeml
 
-Targets for badge: on 2 CPU cores, 20,000 x (100 x 768), 10 picks: 0.2 s in all and 200 MB above the inputs; on an H100,
-43,000 x (10 x 512), 3,000 picks: 0.5 s.
-
-Each measurement runs in a process of its own, so that its peak memory is its own: after one small selection that sets
-the libraries up, the first run gives the memory, and --repeats runs, from arrays to indices, the time. Their best is
-what the machine can do; the median tells how busy it was with other work. (On a busy machine set
-OMP_WAIT_POLICY=passive: threads that wait for each other by spinning take turns with everything else.)
-The dense form, which builds every gradient (n x c d), runs on as many rows as fit --dense-gb, and ours on the same.
+A strategy of several functions has a row for each (smi:gcmi). Each measurement runs in a process of its own, so that
+its peak memory is its own, with a limit of --gigabytes on the process's private memory (RLIMIT_DATA; a GPU has its own)
+and of --limit seconds: "out of memory" and "not finished" are results too. After one small selection that sets the
+libraries up, the first run gives the memory above the inputs, and up to --repeats runs within 20 s, from arrays to
+indices, the time: their best is what the machine can do, the median tells how busy it was with other work. (On a busy
+machine set OMP_WAIT_POLICY=passive: threads that wait by spinning take turns with everything else.)
+With badge at a free size, its dense form, which builds every gradient (n x c d), runs on what rows fit --dense-gb.
 """
 
 from __future__ import annotations
@@ -28,46 +32,98 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from peers import PEERS, Inputs
+
+SIZES = {"n": 20_000, "d": 768, "classes": 100, "budget": 10, "labelled": 100}
+WORK = {  # sizes, strategies (None: all), seconds that each is to take
+    "cpu": ({"n": 50_000, "d": 128, "classes": 10, "budget": 500, "labelled": 500}, None, None),
+    "gpu-50k": (
+        {"n": 50_000, "d": 512, "classes": 10, "budget": 3000, "labelled": 1000, "device": "cuda"},
+        ["badge", "coreset", "facility_location", "max_herding", "probcover", "typiclust", "uherding"],
+        2.0,
+    ),
+    "gpu-1m": (
+        {"n": 1_000_000, "d": 512, "classes": 10, "budget": 10_000, "labelled": 1000, "device": "cuda"},
+        ["cluster_margin", "coreset", "max_herding", "typiclust"],
+        60.0,
+    ),
+    "gpu-imagenet": (
+        {"n": 1_281_167, "d": 2048, "classes": 1000, "budget": 10_000, "labelled": 0, "device": "cuda", "half": True},
+        ["badge"],
+        10.0,
+    ),
+}
 
 
 def main() -> None:
+    if "out-of-core" in sys.argv:
+        os.execv(sys.executable, [sys.executable, str(Path(__file__).with_name("out_of_core.py")), *_rest("--work")])
     options = arguments()
     print(
-        f"{options.n:,} x ({options.classes} x {options.d}), {options.budget} picks, {options.labelled} labelled, ",
+        f"{options.n:,} x ({options.classes} x {options.d}), {options.budget} picks, {options.labelled} labelled,",
         end="",
     )
-    print(f"{'float16' if options.half else 'float32'} features, {hardware(options)}\n")
-    print("| strategy | rows | seconds, best | median | MB above the inputs |\n|---|---|---|---|---|")
-    measured = {name: measure(name, options.n, options) for name in options.strategies}
-    rows = min(options.n, int(options.dense_gb * 1e9 / 4 / options.classes / options.d))
-    if "badge" in measured and rows > options.budget:
-        dense, ours = measure("badge, dense", rows, options), measure("badge", rows, options)
-        seconds, megabytes = (dense[key] / max(ours[key], 1e-9) for key in ("seconds", "megabytes"))
-        print(f"\nOn {rows:,} rows the dense form takes {seconds:.0f} x the time and {megabytes:.0f} x the memory.")
-    if "badge" in measured and (options.device, options.n, options.d) == ("cpu", 20_000, 768):
-        met = measured["badge"]["seconds"] <= 0.2 and measured["badge"]["megabytes"] <= 200
-        print(f"Target of 0.2 s and 200 MB {'met' if met else 'MISSED'}.")
+    print(f" {'float16' if options.half else 'float32'} features, {hardware(options)}\n")
+    peers = "| peer | seconds, best | median | MB | ratio |" if options.peers else "|"
+    print(f"| strategy | seconds, best | median | MB above the inputs {peers}")
+    print("|---" * (9 if options.peers else 4) + "|")
+    measured = {name: row(name, options) for name in options.strategies}
+    missed = [name for name, (ours, _) in measured.items() if not (ours.get("seconds", np.inf) <= options.target)]
+    if options.target < np.inf:
+        print(f"\nTarget of {options.target:g} s {'MISSED by ' + ', '.join(missed) if missed else 'met'}.")
+    if "badge" in measured and not options.work:
+        dense(options)
     if options.json:
-        options.json.write_text(json.dumps({"options": vars(options) | {"json": None}, "measured": measured}, indent=1))
+        kept = vars(options) | {"json": None}
+        options.json.write_text(json.dumps({"options": kept, "measured": measured}, indent=1))
+
+
+def _rest(flag: str) -> list[str]:
+    """The command line without a flag and its value."""
+    at = sys.argv.index(flag)
+    return sys.argv[1:at] + sys.argv[at + 2 :]
 
 
 def arguments() -> argparse.Namespace:
-    from allround.strategies import names
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", choices=[*WORK, "out-of-core"], help="a row of the targets; sizes below change it")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2, help="threads on the CPU")
-    parser.add_argument("--n", type=int, default=20_000, help="examples in the pool, labelled ones not counted")
-    parser.add_argument("--d", type=int, default=768, help="features")
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--budget", type=int, default=10)
-    parser.add_argument("--labelled", type=int, default=0, help="labelled examples (glister: at least 100)")
+    parser.add_argument("--n", type=int, help="examples in the pool, labelled ones not counted")
+    parser.add_argument("--d", type=int, help="features")
+    parser.add_argument("--classes", type=int)
+    parser.add_argument("--budget", type=int)
+    parser.add_argument("--labelled", type=int, help="half of them are the query set, half the private set")
     parser.add_argument("--half", action="store_true", help="features in float16")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds for each strategy, ours or a peer's")
+    parser.add_argument("--gigabytes", type=float, default=12.0, help="private memory of each process; 0: no limit")
     parser.add_argument("--dense-gb", type=float, default=2.0, help="memory for the gradients of the dense form")
-    parser.add_argument("--strategies", nargs="+", default=names(), choices=names(), metavar="NAME")
+    parser.add_argument("--strategies", nargs="+", metavar="NAME", help="default: every file, or the work's")
+    parser.add_argument("--peers", nargs="*", metavar="PACKAGE", help="default with --work cpu: all; else none")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    return parser.parse_args()
+    sizes, chosen, target = WORK.get(_work(), (SIZES, None, None))
+    parser.set_defaults(**sizes, target=target or np.inf)
+    options = parser.parse_args()
+    options.strategies = options.strategies or chosen or rows()
+    if options.peers == [] or (options.peers is None and options.work == "cpu"):
+        options.peers = sorted({package for package, _ in PEERS.values()})
+    options.peers = options.peers or []
+    return options
+
+
+def _work() -> str | None:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--work")
+    return parser.parse_known_args()[0].work
+
+
+def rows() -> list[str]:
+    """Every strategy that there is, once for each of its functions."""
+    from allround.strategies import describe, names
+
+    functions = {name: describe(name).parameters.get("function") for name in names()}
+    return [row for name, f in functions.items() for row in ([f"{name}:{c}" for c in f.choices] if f else [name])]
 
 
 def hardware(options: argparse.Namespace) -> str:
@@ -82,75 +138,168 @@ def hardware(options: argparse.Namespace) -> str:
     return f"{options.threads} threads of {os.cpu_count()} on {cpu} (load {os.getloadavg()[0]:.1f} before)"
 
 
-def measure(name: str, rows: int, options: argparse.Namespace) -> dict[str, float]:
-    """Run one measurement in a new process and print its line."""
+# --- one row ----------------------------------------------------------------------------------------------------------
+
+
+def row(name: str, options: argparse.Namespace) -> tuple[dict, dict]:
+    """Measure a strategy, and its peer if there is one; print the line."""
+    ours, theirs = measure(name, options.n, options), {}
+    line = f"| {name} | {shown(ours)} |"
+    if options.peers:
+        package = PEERS[name][0] if name in PEERS else None
+        if package in options.peers:
+            theirs = measure(f"peer {name}", options.n, options)
+            both = "seconds" in ours and "seconds" in theirs
+            ratio = f"{theirs['seconds'] / ours['seconds']:.1f} x" if both else ""
+            line += f" {package} | {shown(theirs)} | {ratio} |"
+        else:
+            line += " | | | | |"
+    print(line, flush=True)
+    return ours, theirs
+
+
+def shown(result: dict) -> str:
+    if "fault" in result:
+        return f"{result['fault']} | | "
+    return f"{result['seconds']:.4f} | {result['median']:.4f} | {result['megabytes']:.0f}"
+
+
+def measure(name: str, n: int, options: argparse.Namespace) -> dict:
+    """Run one measurement in a new process: its seconds, median and megabytes, or its fault."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(theirs, name, rows, options))
+    process = context.Process(target=work, args=(theirs, name, n, options))
     process.start()
     theirs.close()
     try:
-        result = ours.recv()
-    except EOFError:
-        sys.exit(f"{name} failed; see above")
+        result = ours.recv() if ours.poll(options.limit + 60) else {"fault": f"not finished in {options.limit:.0f} s"}
+    except EOFError:  # died without a word: the allocator of a C++ library ends the process
+        process.join()
+        result = {"fault": f"died ({process.exitcode}), out of memory?" if process.exitcode < 0 else "failed"}
+    process.kill()
     process.join()
-    seconds, median, megabytes = result["seconds"], result["median"], result["megabytes"]
-    print(f"| {name} | {rows:,} | {seconds:.4f} | {median:.4f} | {megabytes:.0f} |", flush=True)
     return result
 
 
-def work(pipe, name: str, rows: int, options: argparse.Namespace) -> None:
+def work(pipe, name: str, n: int, options: argparse.Namespace) -> None:
     import torch
 
-    torch.set_num_threads(options.threads)
-    run = dense_badge if name == "badge, dense" else by_name(name)
-    run(*inputs(1000, options), options)
-    data = inputs(rows, options)
-    before = peak(options.device, reset=True)
-    run(*data, options)
-    megabytes = (peak(options.device) - before) / 1e6
-    times = []
-    for _ in range(options.repeats):
-        start = time.perf_counter()
-        run(*data, options)
-        times.append(time.perf_counter() - start)
-    pipe.send({"seconds": min(times), "median": statistics.median(times), "megabytes": megabytes})
+    from allround.device import choose
+
+    choose(options.device, options.threads, exact=True)
+    kind, _, rest = name.rpartition(" ")
+    run = dense_badge if name == "badge-dense" else PEERS[rest][1] if kind == "peer" else by_name(rest)
+    small = argparse.Namespace(**vars(options) | {"budget": min(options.budget, 20)})
+    try:
+        run(inputs(1000, small))  # libraries set themselves up
+        data = inputs(n, options)
+        if options.gigabytes and options.device == "cpu":
+            limit = int(options.gigabytes * 1e9)
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        before, times = peak(options.device, reset=True), []
+        while len(times) < options.repeats and sum(times) < 20:
+            start = time.perf_counter()
+            picks = run(data)
+            times.append(time.perf_counter() - start)
+            if times[-1] > options.limit:
+                raise TimeoutError
+            if len(times) == 1:
+                megabytes = (peak(options.device) - before) / 1e6
+        if len({int(pick) for pick in picks}) != options.budget:
+            pipe.send({"fault": f"{len({int(pick) for pick in picks})} distinct picks"})
+            return
+        pipe.send({"seconds": min(times), "median": statistics.median(times), "megabytes": megabytes})
+    except TimeoutError:
+        pipe.send({"fault": f"not finished in {options.limit:.0f} s"})
+    except (MemoryError, RuntimeError, torch.OutOfMemoryError) as error:
+        memory = isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error)
+        pipe.send({"fault": "out of memory" if memory else f"failed: {_first_line(error)}"})
+    except Exception as error:  # a line of the table, and on with the next
+        pipe.send({"fault": f"failed: {_first_line(error)}"})
 
 
-def inputs(n: int, options: argparse.Namespace):
-    """Features (N, d), positive as after a ReLU, and logits (N, c); the first rows are the labelled ones."""
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__} {(str(error).splitlines() or [''])[0][:80]}".replace("|", "/")
+
+
+def inputs(n: int, options: argparse.Namespace) -> Inputs:
+    """Features, positive as after a ReLU, and the logits of linear layers over them; the first rows are labelled."""
     import torch
 
-    n += max(options.labelled, 0)
+    n += options.labelled
     generator = torch.Generator(options.device).manual_seed(0)
     place = {"generator": generator, "device": options.device}
     features = torch.randn(n, options.d, dtype=torch.float16 if options.half else torch.float32, **place).relu_()
-    return features, torch.randn(n, options.classes, **place).mul_(2)
+    members = torch.randn(10, options.d, options.classes, **place) * (2 / options.d**0.5)
+    bias, labelled = torch.zeros(options.classes, device=options.device), np.arange(options.labelled)
+    logits = torch.cat([part.float() @ members[0] for part in features.split(1 << 16)])
+    labels = labelled % options.classes
+    return Inputs(features, logits, members[0], bias, members, labelled, labels, options.budget)
 
 
-def by_name(name: str) -> Callable:
-    def run(features, logits, options) -> np.ndarray:
+def by_name(row: str) -> Callable:
+    """A strategy of ours; its inputs are what it needs and no more, and are made before the clock starts."""
+    name, _, function = row.partition(":")
+    made: dict[int, dict] = {}
+
+    def run(data: Inputs) -> np.ndarray:
         from allround.pool import Pool
         from allround.strategies import select
 
-        labelled = np.arange(max(options.labelled, 100 if name == "glister" else 0))
-        pool = Pool.from_arrays(features, logits, labelled=labelled, labels=labelled % options.classes)
-        return select(name, pool, budget=options.budget)
+        more = made.setdefault(id(data), needed(name, function, data))
+        pool = Pool.from_arrays(data.features, data.logits, data.labelled, data.labels, **more)
+        sets = {key: "labelled" for key in ("query", "private") if key in describe_needs(name) and not more["sets"]}
+        return select(name, pool, budget=data.budget, **sets, **({"function": function} if function else {}))
 
     return run
 
 
-def dense_badge(features, logits, options) -> np.ndarray:
+def describe_needs(name: str) -> set[str]:
+    from allround.strategies import describe
+
+    return {need for need, values in describe(name).needs.items() if values is None or name == "power"}
+
+
+def needed(name: str, function: str, data: Inputs) -> dict:
+    import torch
+
+    from allround.learners.model import Classifier
+
+    needs, more = describe_needs(name), {"sets": {}}
+    if "samples" in needs:
+        more["mc_logits"] = torch.stack([data.features.float() @ member for member in data.members])
+    if needs & {"model", "images"}:
+        head = torch.nn.Linear(*data.weights.shape).to(data.features.device)
+        head.load_state_dict({"weight": data.weights.T.contiguous(), "bias": data.bias})
+        more["model"] = Classifier(torch.nn.Flatten(), head).eval().requires_grad_(False)
+    if "images" in needs:
+        more["images"] = data.features.float()[:, None, None, :]
+    more["sets"] = {key: getattr(data, key) for key in ("query", "private") if key in needs}
+    places = {key: np.searchsorted(data.labelled, index) for key, index in more["sets"].items()}
+    more["set_labels"] = {key: data.labels[place] for key, place in places.items()}
+    return more
+
+
+def dense(options: argparse.Namespace) -> None:
+    """BADGE beside its dense form, on as many rows as that can hold."""
+    n = min(options.n, int(options.dense_gb * 1e9 / 4 / options.classes / options.d))
+    if n <= options.budget:
+        return
+    ours, whole = measure("badge", n, options), measure("badge-dense", n, options)
+    print(f"| badge, {n:,} rows | {shown(ours)} |\n| badge with whole gradients, {n:,} rows | {shown(whole)} |")
+
+
+def dense_badge(data: Inputs) -> np.ndarray:
     """BADGE over whole gradients, in its fastest form: one matrix-vector product a pick."""
     import torch
 
     rng = np.random.default_rng(0)
-    residual = logits.softmax(1)
-    residual[torch.arange(len(logits)), logits.argmax(1)] -= 1
-    gradients = (residual[:, :, None] * features[:, None, :].float()).view(len(logits), -1)  # (n, c d)
+    features, residual = data.features[len(data.labelled) :], data.logits[len(data.labelled) :].softmax(1)
+    residual[torch.arange(len(residual)), residual.argmax(1)] -= 1
+    gradients = (residual[:, :, None] * features[:, None, :].float()).view(len(features), -1)  # (n, c d)
     norms = torch.stack([row @ row for row in gradients])  # (n,) without a second array of that size
     nearest, picks = torch.full_like(norms, torch.inf), [int(norms.argmax())]
-    while len(picks) < options.budget:
+    while len(picks) < data.budget:
         distance = norms + norms[picks[-1]] - 2 * (gradients @ gradients[picks[-1]])
         nearest = torch.minimum(nearest, distance.clamp_(min=0))
         nearest[picks] = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,12 @@ from scipy.stats import chisquare
 
 from allround.device import choose
 from allround.kernels import facility_location as facility_location_module
+from allround.kernels import k_centre as k_centre_module
+from allround.kernels import k_means as k_means_module
 from allround.kernels.facility_location import facility_location
 from allround.kernels.k_centre import k_centre
 from allround.kernels.k_means import draw, first_with_weight, k_means_plus_plus
-from allround.kernels.products import dots, residuals, squared_norms
+from allround.kernels.products import dots, products, residuals, row_products, squared_norms
 from allround.kernels.repeat import repeat
 
 
@@ -42,12 +46,22 @@ def dense_weights(vectors: np.ndarray, chosen: list[int]) -> np.ndarray:
     return distance if distance.sum() > 0 else left
 
 
-def dense_k_means_plus_plus(vectors: np.ndarray, draws: np.ndarray) -> list[int]:
-    chosen = [int(np.argmax((vectors**2).sum(1)))]
-    for u in draws[1:]:
-        upto = np.cumsum(dense_weights(vectors, chosen))
-        chosen.append(int(np.searchsorted(upto, u * upto[-1], side="right")))
-    return chosen
+def dense_k_means_plus_plus(vectors: np.ndarray, k: int, rng: np.random.Generator, most: int) -> tuple[list, list]:
+    """k-means++ by rejection with `most` candidates a pass, on the vectors themselves: rows and their weights."""
+    chosen, scores, rate = [int(np.argmax((vectors**2).sum(1)))], [], 1.0
+    while len(chosen) < k:
+        size = min(most, math.ceil(1.5 * (k - len(chosen)) / rate))
+        places, chances = rng.random((2, size))
+        old = dense_weights(vectors, chosen)
+        upto, before = np.cumsum(old), len(chosen)
+        for place, chance in zip(places, chances, strict=True):
+            row = int(np.searchsorted(upto, place * upto[-1], side="right"))
+            now = dense_weights(vectors, chosen)[row]
+            if chance < now / old[row] and len(chosen) < k:
+                chosen.append(row)
+                scores.append(now)
+        rate = (len(chosen) - before) / size
+    return chosen, scores
 
 
 def dense_k_centre(vectors: np.ndarray, centres: np.ndarray, k: int) -> list[int]:
@@ -104,42 +118,53 @@ def test_products_of_factors_are_those_of_the_vectors():
     vectors = kronecker(factors)
     np.testing.assert_allclose(dots(tensors(*factors), torch.tensor([3])), vectors @ vectors[3], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(squared_norms(tensors(*factors)), (vectors**2).sum(1), rtol=1e-12)
+    left, right = tensors(*factors), tensors(*(factor[5:9] for factor in factors))
+    np.testing.assert_allclose(products(left, right), vectors @ vectors[5:9].T, rtol=1e-5, atol=1e-5)
+    same = tensors(*(factor[::-1] for factor in factors))
+    np.testing.assert_allclose(row_products(left, same), (vectors * vectors[::-1]).sum(1), rtol=1e-5, atol=1e-5)
 
 
 # --- k-means++ --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[2, 7, 64])
+def candidates(request, monkeypatch) -> int:
+    """So many candidates a pass, at most: from a pass or two a pick to many picks a pass."""
+    for module in (k_means_module, k_centre_module):
+        monkeypatch.setattr(module, "candidates", lambda n: min(n, request.param))
+    return request.param
+
+
 @pytest.mark.parametrize("widths", [(12,), (5, 8)])
 @pytest.mark.parametrize("n", [2, 17, 400])
-def test_k_means_plus_plus_picks_what_the_dense_form_picks(widths, n):
-    factors = random_factors(n, *widths, seed=n)
-    draws = np.random.default_rng(1).random(min(n, 60))
-    rows, distances = k_means_plus_plus(tensors(*factors), draws)
-    vectors = kronecker(factors)
-    expected = dense_k_means_plus_plus(vectors, draws)
+def test_k_means_plus_plus_picks_what_the_dense_form_picks(widths, n, candidates):
+    """The whole algorithm against float64 over whole vectors, with the same candidates and chances."""
+    factors, k = random_factors(n, *widths, seed=n), min(n, 60)
+    rows, distances = k_means_plus_plus(tensors(*factors), k, np.random.default_rng(1))
+    expected, weights = dense_k_means_plus_plus(kronecker(factors), k, np.random.default_rng(1), min(n, candidates))
     assert rows.tolist() == expected
-    weights = [dense_weights(vectors, expected[:i])[expected[i]] for i in range(1, len(expected))]
     np.testing.assert_allclose(distances[1:], weights, rtol=1e-4)
 
 
-def test_k_means_plus_plus_draws_by_squared_distance():
-    """Chi-square of the second pick, and of the third over all second ones, against the dense probabilities."""
-    factors, runs = random_factors(12, 3, 4), 3000
+def test_k_means_plus_plus_draws_by_squared_distance(candidates):
+    """Chi-square of the picks 2, 3 and 4 in their order against the dense probabilities: those of one pass, and those
+    of several (two candidates)."""
+    factors, runs = random_factors(5, 2, 3), 800
     vectors = kronecker(factors)
     rng = np.random.default_rng(2)
-    picks = np.array([k_means_plus_plus(tensors(*factors), rng.random(3))[0].tolist() for _ in range(runs)])
+    drawn = [tuple(k_means_plus_plus(tensors(*factors), 4, rng)[0].tolist()) for _ in range(runs)]
     first = int(np.argmax((vectors**2).sum(1)))
-    assert set(picks[:, 0]) == {first}
-    second = dense_weights(vectors, [first]) / dense_weights(vectors, [first]).sum()
-    third = np.zeros(12)
-    for j in np.flatnonzero(second):
-        weights = dense_weights(vectors, [first, j])
-        third += second[j] * weights / weights.sum()
-    for column, probability in ((1, second), (2, third)):
-        counts = np.bincount(picks[:, column], minlength=12)
-        assert counts[probability == 0].sum() == 0
-        possible = probability > 0
-        assert chisquare(counts[possible], runs * probability[possible]).pvalue > 1e-4
+    expected = {(first,): 1.0}
+    for _ in range(3):
+        expected = {
+            (*chosen, row): probability * weights[row] / weights.sum()
+            for chosen, probability in expected.items()
+            for weights in [dense_weights(vectors, list(chosen))]
+            for row in np.flatnonzero(weights).tolist()
+        }
+    assert set(drawn) <= set(expected)
+    counts = np.array([drawn.count(chosen) for chosen in expected])
+    assert chisquare(counts, runs * np.array(list(expected.values()))).pvalue > 1e-4
 
 
 def test_copies_of_chosen_vectors_are_drawn_last_and_uniformly():
@@ -147,8 +172,8 @@ def test_copies_of_chosen_vectors_are_drawn_last_and_uniformly():
     copies = [np.concatenate([f, np.repeat(f[:1], 8, axis=0)]) for f in random_factors(4, 10, 300)]  # 4..11 copy row 0
     rng = np.random.default_rng(3)
     fifth = []
-    for _ in range(1000):
-        rows, distances = k_means_plus_plus(tensors(*copies), rng.random(12))
+    for _ in range(500):
+        rows, distances = k_means_plus_plus(tensors(*copies), 12, rng)
         assert sorted(rows.tolist()) == list(range(12))
         kinds = [0 if row >= 4 else row for row in rows.tolist()]
         assert sorted(kinds[:4]) == [0, 1, 2, 3]
@@ -166,20 +191,17 @@ def test_a_draw_never_falls_on_no_weight():
     values = rng.random(90) ** 20 * (rng.random(90) < 0.3)
     weights = torch.zeros(10, 10, dtype=torch.float64)
     weights.view(-1)[:90] = torch.from_numpy(values)
-    triangle, position = torch.ones(10, 10, dtype=torch.float64).tril(), torch.arange(10)
     upto = np.cumsum(values) / values.sum()
     edges = np.unique(np.concatenate([np.nextafter(upto, 0), upto, np.nextafter(upto, 2), [0, 1 - 2**-53]]))
-    for u in edges[edges < 1]:
-        place = int(draw(weights, torch.tensor([u], dtype=torch.float64), triangle, position))
-        assert place < 90
-        assert values[place] > 0
+    places = draw(weights, torch.from_numpy(edges[edges < 1]))
+    assert (places < 90).all()
+    assert (values[places] > 0).all()
 
 
 def test_rounding_cannot_make_a_draw_fall_on_no_weight():
-    weights, position = torch.tensor([0.0, 1, 0, 1, 0]), torch.arange(5)
-    assert first_with_weight(torch.tensor([True] * 5), weights, position).tolist() == [1]
-    assert first_with_weight(torch.tensor([False, False, True, True, True]), weights, position).tolist() == [3]
-    assert first_with_weight(torch.tensor([False] * 5), weights, position).tolist() == [3]
+    weights = torch.tensor([0.0, 1, 0, 1, 0])
+    reached = torch.tensor([[True] * 5, [False, False, True, True, True], [False] * 5])
+    assert first_with_weight(reached, weights).tolist() == [1, 3, 3]
 
 
 # --- k-centre ---------------------------------------------------------------------------------------------------------
@@ -187,7 +209,7 @@ def test_rounding_cannot_make_a_draw_fall_on_no_weight():
 
 @pytest.mark.parametrize("centres", [0, 1, 30])
 @pytest.mark.parametrize("offset", [0.0, 100.0])
-def test_k_centre_picks_what_the_dense_form_picks(centres, offset):
+def test_k_centre_picks_what_the_dense_form_picks(centres, offset, candidates):
     """Also where all features share a large offset, in which float32 loses their differences."""
     vectors, others = random_factors(300, 16)[0] + offset, random_factors(centres, 16, seed=1)[0] + offset
     rows, distances = k_centre(*tensors(vectors, others), 40)
@@ -205,7 +227,22 @@ def test_k_centre_with_more_centres_than_fit_a_block_sees_them_all():
     np.testing.assert_allclose(distances[0], np.linalg.norm(centres - vectors[rows[0]], axis=1).min(), rtol=1e-4)
 
 
-def test_k_centre_repeats_no_index_on_copies():
+@pytest.mark.parametrize("centres", [0, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_k_centre_gives_ties_to_the_lower_row(centres, seed, candidates):
+    """Points of a small grid, where nearly all distances tie and many points are copies: the order is greedy's to the
+    end, whichever rows a pass looks at."""
+    rng = np.random.default_rng(seed)
+    vectors, others = rng.integers(0, 4, (90, 3)).astype(np.float32), rng.integers(0, 4, (centres, 3))
+    rows = k_centre(*tensors(vectors, others), 90)[0].tolist()
+    if not centres:  # which point is nearest to the mean is for rounding to say
+        first = rows.pop(0)
+        others, vectors = vectors[[first]], np.delete(vectors, first, axis=0)
+        rows = [row - (row > first) for row in rows]
+    assert rows == dense_k_centre(vectors.astype(np.float64), others.astype(np.float64), len(vectors))
+
+
+def test_k_centre_repeats_no_index_on_copies(candidates):
     vectors = np.repeat(random_factors(3, 5)[0], 10, axis=0)
     rows, distances = k_centre(*tensors(vectors, vectors[:0]), 30)
     assert sorted(rows.tolist()) == list(range(30))
@@ -272,9 +309,8 @@ def test_the_gpu_picks_what_the_cpu_picks(dtype):
     device = choose("cuda", exact=True)
     residual, features = tensors(*random_factors(3000, 10, 64))
     features = features.to(dtype)
-    draws = np.random.default_rng(5).random(200)
     kernels = {
-        "k-means++": lambda q, h: k_means_plus_plus((q, h), draws),
+        "k-means++": lambda q, h: k_means_plus_plus((q, h), 200, np.random.default_rng(5)),
         "k-centre": lambda q, h: k_centre(h, h[:50], 200),
         "facility location": lambda q, h: facility_location((q, h), 100),
     }

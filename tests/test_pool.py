@@ -252,7 +252,7 @@ from allround import strategies
 from allround.pool import Pool
 pool = Pool.open({{}}, {str(files[1])!r}, size={N})
 picked = strategies.select("random", pool, budget=5)
-[strategies.settings(name, {{}}) for name in strategies.names()]
+[strategies.settings(name, {{}}, sets=("query", "private")) for name in strategies.names()]
 assert len(picked) == 5
 assert "torch" not in sys.modules
 """

@@ -431,7 +431,8 @@ def test_bad_input_is_found_before_any_row_is_read(monkeypatch):
 
 def test_settings_are_complete_and_one_setting_has_one_form():
     """They are part of a query's identity: 1 and 1.0 must not make two."""
-    assert settings("random", {}) == {"hyperparameters": {"partitions": 1}, "needs": []}
+    assert settings("random", {}) == {"hyperparameters": {}, "needs": []}
+    assert settings("random", {"partitions": 1}) == settings("random", {})
     whole = settings("fass", {})
     assert whole["needs"] == ["outputs"]
     assert repr(settings("glister", {"step_size": 1})) == repr(settings("glister", {"step_size": 1.0}))
@@ -475,7 +476,7 @@ def test_the_worked_example_of_the_documentation_is_a_strategy(new_file):
     new_file("rare_margin", worked_example())
     assert "rare_margin" in names()
     assert set(describe("rare_margin").needs) == {"outputs"}
-    assert settings("rare_margin", {"strength": 2})["hyperparameters"] == {"strength": 2.0, "partitions": 1}
+    assert settings("rare_margin", {"strength": 2})["hyperparameters"] == {"strength": 2.0}
     assert len(select("rare_margin", Pool.from_arrays(**arrays()), budget=7)) == 7
 
 
@@ -619,7 +620,7 @@ def test_another_content_of_a_set_file_is_another_setting(needy, tmp_path):
     assert entries[0] != entries[1]
     pool = Pool.from_arrays(**{**arrays(), "sets": None, "set_labels": None})
     with pytest.raises(AllroundError, match=r"set\.csv has changed since the run was planned"):
-        select("needy", pool, budget=1, **{k: v for k, v in entries[0]["hyperparameters"].items() if k != "partitions"})
+        select("needy", pool, budget=1, **entries[0]["hyperparameters"])
 
 
 SETTING_FAULTS = {

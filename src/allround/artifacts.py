@@ -236,7 +236,7 @@ def _open_h5(path: Path, kind: str) -> h5py.File:
     if not path.exists():
         raise AllroundError(f"{path}: no such file; run the stage that makes it, or check the path.")
     try:
-        file = h5py.File(path)
+        file = h5py.File(path, rdcc_nbytes=0)  # no cache of chunks: blocks are read once, single rows need no chunk
     except PermissionError:
         raise
     except OSError as error:

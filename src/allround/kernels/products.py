@@ -13,18 +13,21 @@ from __future__ import annotations
 import torch
 
 BLOCK = 1 << 22  # numbers in a temporary
+TINY = torch.finfo(torch.float32).tiny
 # Relative to |a|^2 + |b|^2: what rounding in float32 leaves of the distance between equal vectors, with a margin.
 EQUAL = 1e-6
+# Relative to the same: what a distance by a matrix product is off by at most, in whatever order it sums, TF32 excepted.
+DOUBT = 1e-5
 
 
-def residuals(probabilities: torch.Tensor) -> torch.Tensor:
-    """softmax - onehot(argmax), (b, c): the gradient of the loss in the logits, were the predicted class the label.
+def residuals(probabilities: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+    """softmax - onehot(label), (b, c): the gradient of the loss in the logits; labels (b,), by default the predicted.
 
-    The predicted class gets -(sum of the others): p - 1 would round to 0 for the examples that the model is sure of.
+    The label's entry is -(sum of the others): p - 1 would round to 0 for the examples that the model is sure of.
     """
-    top = probabilities.argmax(1, keepdim=True)  # (b, 1)
-    others = probabilities.scatter(1, top, 0.0)
-    return others.scatter(1, top, -others.sum(1, keepdim=True))
+    label = probabilities.argmax(1, keepdim=True) if labels is None else labels[:, None]  # (b, 1)
+    others = probabilities.scatter(1, label, 0.0)
+    return others.scatter(1, label, -others.sum(1, keepdim=True))
 
 
 def arithmetic(*factors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -33,8 +36,16 @@ def arithmetic(*factors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def unit(*factors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Factors with rows of length 1, so that products are cosines; zero rows stay zero."""
-    return tuple(torch.nn.functional.normalize(factor.float(), dim=1, eps=1e-30) for factor in factors)
+    """Factors with rows of length 1, so that products are cosines; zero rows stay zero.
+
+    Rows are brought to a largest entry of 1 first: squares of what is left where the model is sure would underflow.
+    """
+    return tuple(map(_unit, factors))
+
+
+def _unit(factor: torch.Tensor) -> torch.Tensor:
+    scaled = factor.float() / factor.abs().amax(1, keepdim=True).float().clamp(min=TINY)
+    return scaled.div_(torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_(min=1))
 
 
 def squared_norms(factors: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -60,10 +71,51 @@ def dots(factors: tuple[torch.Tensor, ...], row: torch.Tensor) -> torch.Tensor:
     return product
 
 
+def products(left: tuple[torch.Tensor, ...], right: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """x_i . y_j for every i of left and j of right, (a, b): float64 of float64 factors, else float32."""
+    product = None
+    for x, y in zip(left, right, strict=True):
+        half = x.dtype in (torch.float16, torch.bfloat16)
+        part = torch.mm(x, y.T, out_dtype=torch.float32) if half else torch.mm(x, y.T)
+        product = part if product is None else product.mul_(part)
+    return product
+
+
+def row_products(left: tuple[torch.Tensor, ...], right: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """x_i . y_i for every i, (n,) float64, or x_i . y for a y of one row. Unlike a matrix product, the same for a row
+    wherever it lies in a block."""
+    product = None
+    for x, y in zip(left, right, strict=True):
+        part = (x.float() * y.float()).sum(1).double()
+        product = part if product is None else product * part
+    return product
+
+
+def approached(
+    nearest: torch.Tensor, norms: torch.Tensor, lengths: torch.Tensor, products: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows that a centre may have come closer to than `nearest`, (r,), and the closest centre to each, (r,).
+
+    nearest, norms: (b,) float64, squared distances to the nearest centre before, |x_i|^2
+    lengths: (a,) |c_j|^2; products: (b, a) float32 x_i . c_j, overwritten
+
+    A matrix product finds the centre, and a row that it leaves in doubt is among the rows (where centre j has come
+    closer, |c_j|^2 <= 2 |x_i|^2 + 2 nearest_i): the distance itself is for the caller to compute row by row.
+    """
+    least, centre = torch.add(lengths.float(), products, alpha=-2, out=products).min(1)
+    rows = (least + norms * (1 - 3 * DOUBT) < nearest * (1 + 2 * DOUBT)).nonzero()[:, 0]
+    return rows, centre.index_select(0, rows)
+
+
+def those(factor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The given rows of a factor; without a copy where they are all of its rows, in order."""
+    return factor if len(rows) == len(factor) else factor.index_select(0, rows)
+
+
 def squared_distances(norms: torch.Tensor, norm: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
     """|a - b|^2 = |a|^2 + |b|^2 - 2 a.b, and exactly 0 for what rounding cannot tell from equal vectors.
 
-    norms: (n,); norm: (1,) or (n,); products: (n,) a.b
+    norms, norm, products: |a|^2, |b|^2 and a.b, of shapes that broadcast
     """
     total = norms + norm
     distance = torch.sub(total, products, alpha=2)

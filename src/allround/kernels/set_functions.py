@@ -69,14 +69,6 @@ def tie_break(factors: tuple[torch.Tensor, ...]) -> torch.Tensor:
     return TIE * squared_norms(factors) * (apart - lowest) / (highest - lowest).clamp(min=1e-30)
 
 
-def directions(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The direction of softmax - onehot(label), (b, c), scaled to a largest entry of 1: of the examples that the model
-    is sure of, squares of what is left would underflow."""
-    others = probabilities.scatter(1, labels[:, None], 0.0)
-    q = others.scatter(1, labels[:, None], -others.sum(1, keepdim=True))  # p - 1 would round to 0
-    return q / q.abs().amax(1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)
-
-
 def graph_cut(
     factors: tuple[torch.Tensor, ...], k: int, trade_off: float, penalty: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -44,7 +44,7 @@ def run(name: str, pool: Pool, budget: int, rng: np.random.Generator, **hyperpar
     chosen = settings(name, hyperparameters, sets=pool.sets)
     own = chosen["hyperparameters"]
     _check_needs(name, pool, chosen["needs"])
-    partitions, posterior, _ = own.pop("partitions"), own.pop("posterior", "point"), own.pop("samples", None)
+    partitions, posterior, _ = own.pop("partitions", 1), own.pop("posterior", "point"), own.pop("samples", None)
     sets = {key: own.pop(key) for key in example_sets.NAMES if key in own}
     pool = pool.prepared(posterior=posterior, sets=sets, where=f"strategy '{name}'")
     _check_budget(budget, len(pool.unlabelled))

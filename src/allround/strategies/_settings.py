@@ -123,7 +123,7 @@ def settings(name: str, entry: Mapping[str, Any], where: str = "", sets: Collect
 
     entry: hyperparameters, and the options that the door adds (partitions, posterior, samples, validation, ...)
     sets: the sets of examples that the pool holds already, which the entry need not name
-    Returns {"hyperparameters": all of them, "needs": what has to be there, views by their file's name}.
+    Returns {"hyperparameters": all that count, "needs": what has to be there, views by their file's name}.
     Raises AllroundError that begins with `where`, for a strategy, a hyperparameter or a value that does not exist.
     """
     if name not in names():
@@ -147,6 +147,8 @@ def settings(name: str, entry: Mapping[str, Any], where: str = "", sets: Collect
             completed[key] = _value(spot, value, parameter)
     if completed.get("posterior") == "point":
         del completed["samples"]  # one setting has one form
+    if completed["partitions"] == 1:
+        del completed["partitions"]
     return {"hyperparameters": completed, "needs": sorted({_resolved(need, completed) for need in needs})}
 
 

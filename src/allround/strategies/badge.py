@@ -4,7 +4,8 @@ g(x) = (softmax(z) - onehot(argmax z)) h^T, the gradient of the loss in the last
 label; k-means++ over g: first the largest |g|, then x with probability ~ min over the chosen c of |g(x) - g(c)|^2
                                                         Ash et al. 2020 (ICLR, arXiv 1906.03671)
 g is kept as its two factors, |g_i - g_j|^2 = |q_i|^2 |h_i|^2 + |q_j|^2 |h_j|^2 - 2 (q_i . q_j) (h_i . h_j).
-Memory O(N (D + C)); time O(N (D + C)) a pick. score: the squared distance that the example was drawn by.
+Several exact picks in a pass over the pool, from the file where memory cannot hold it (allround.kernels.k_means).
+Memory O(N (D + C)), O(N) from the file; time O(N (D + C)) a pick. score: the squared distance that it was drawn by.
 """
 
 from allround.kernels.k_means import k_means_plus_plus
@@ -14,6 +15,6 @@ NEEDS = {"outputs"}
 
 
 def select(pool, budget, rng):
-    gradients = pool.map(residuals, "probabilities"), pool.features  # (n, c), (n, d)
-    rows, distances = k_means_plus_plus(gradients, rng.random(budget))
+    gradients = pool.rows("features", probabilities=residuals)  # (n, d), (n, c)
+    rows, distances = k_means_plus_plus(gradients, budget, rng)
     return pool.picks(rows, distances)

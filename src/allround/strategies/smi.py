@@ -19,11 +19,10 @@ import torch
 
 from allround.kernels.facility_location import best_similarity
 from allround.kernels.log_determinant import log_determinant
-from allround.kernels.products import unit
+from allround.kernels.products import residuals, unit
 from allround.kernels.set_functions import (
     concave_over_modular,
     covering,
-    directions,
     query_coverage,
     similarities,
     total_similarity,
@@ -62,7 +61,7 @@ def examples(pool, similarity):
     """What the unlabelled examples are compared by, as factors: (n, d), and (n, c) with similarity 'gradients'."""
     if similarity == "features":
         return (pool.features,)
-    return pool.features, pool.map(lambda p: directions(p, p.argmax(1)), "probabilities")
+    return pool.features, pool.map(residuals, "probabilities")
 
 
 def members(pool, name, similarity):
@@ -71,4 +70,4 @@ def members(pool, name, similarity):
     if similarity == "features":
         return (features,)
     labels = torch.from_numpy(pool.set_labels(name)).to(pool.device)  # (s,)
-    return features, directions(pool.of(name, "probabilities"), labels)
+    return features, residuals(pool.of(name, "probabilities"), labels)
