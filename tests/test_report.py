@@ -18,6 +18,7 @@ from allround.errors import AllroundError
 from allround.evaluation import report, statistics
 from allround.evaluation.figures import write_figures
 from allround.evaluation.looks import looks
+from allround.evaluation.provenance import Seen
 from allround.identity import canonical
 from allround.layout import Cell
 from allround.stages.collect import collect
@@ -337,9 +338,18 @@ def test_a_broken_pairing_is_reported():
 
 def test_mixed_versions_devices_and_code_are_reported():
     provenance = {"versions": {"torch": ["2.9", "2.10"]}, "devices": ["a", "b"]}
-    provenance |= {"code": {"train": ["1", "2"], "query": {"margin": ["3", "4"]}}}
-    found = " ".join(report.warnings(grid(), provenance))
-    assert all(words in found for words in ("versions of torch", "different devices", "stage train", "query (margin)"))
+    seen = Seen()
+    for learner, code in (("mlp", "1"), ("mlp", "2"), ("cnn", "3")):
+        seen.code("train", code, learner)
+    seen.code("query", "4", "mlp", "margin")
+    seen.code("query", "5", "cnn", "margin")  # of another learner: no mixture
+    seen.job(Path("cost/embed_outputs.json"), {"stage": "embed", "code": "6"}, "mlp")
+    seen.job(Path("cost/embed_mc_dropout10.json"), {"stage": "embed", "code": "7"}, "mlp")  # of another view: neither
+    assert seen.as_dict()["mixed"] == ["train (mlp)"]
+    found = " ".join(report.warnings(grid(), provenance | seen.as_dict() | provenance))
+    assert all(
+        words in found for words in ("versions of torch", "different devices", "of train (mlp) come from several")
+    )
 
 
 def test_models_trained_on_different_kinds_of_device_or_precision_are_reported():

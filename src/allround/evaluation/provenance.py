@@ -14,6 +14,7 @@ class Seen:
     def __init__(self) -> None:
         self.codes: dict[str, set[str]] = {}
         self.queries: dict[str, set[str]] = {}
+        self.alike: dict[str, set[str]] = {}  # code of jobs that should all have run the same
         self.versions: dict[str, set[str]] = {}
         self.hosts: set[str] = set()
         self.devices: set[str] = set()
@@ -25,15 +26,18 @@ class Seen:
         """A metrics.json; refuses results on two versions of one dataset."""
         first, digest = self.datasets.setdefault(dataset, (path, metrics["dataset_digest"]))
         same_dataset(path, metrics["dataset_digest"], first, digest)
-        self.code("train", metrics["identity"]["code"])
+        self.code("train", metrics["identity"]["code"], metrics["identity"]["cell"].get("learner"))
 
-    def code(self, stage: str, fingerprint: str, strategy: str | None = None) -> None:
-        """A stage's code fingerprint; for queries, its strategy's."""
-        found, key = (self.codes, stage) if strategy is None else (self.queries, strategy)
+    def code(self, job: str, fingerprint: str, learner: str | None, strategy: str | None = None) -> None:
+        """The code fingerprint of a job ('train', 'embed outputs'), which depends on its learner; for queries, its
+        strategy's."""
+        found, key = (self.codes, job) if strategy is None else (self.queries, strategy)
         found.setdefault(key, set()).add(fingerprint)
+        words = f"{job} of strategy {strategy}" if strategy else job
+        self.alike.setdefault(f"{words} ({learner})" if learner else words, set()).add(fingerprint)
 
-    def job(self, path: Path, cost: Mapping) -> None:
-        """A cost file; each counts once, however many curves share it."""
+    def job(self, path: Path, cost: Mapping, learner: str) -> None:
+        """A cost file of a learner's cell; each counts once, however many curves share it."""
         if path in self.jobs:
             return
         self.jobs.add(path)
@@ -43,13 +47,15 @@ class Seen:
         for name, version in cost.get("versions", {}).items():
             self.versions.setdefault(name, set()).add(str(version))
         if "code" in cost and cost.get("stage") != "query":
-            self.code(cost["stage"], cost["code"])
+            name = path.stem.replace("_", " ", 1) if cost["stage"] == "embed" else cost["stage"]
+            self.code(name, cost["code"], learner if cost["stage"] in ("train", "embed") else None)
 
     def as_dict(self) -> dict:
         """Sorted, for JSON."""
         return {
             "code": {name: sorted(codes) for name, codes in sorted(self.codes.items())}
             | {"query": {name: sorted(codes) for name, codes in sorted(self.queries.items())}},
+            "mixed": sorted(name for name, codes in self.alike.items() if len(codes) > 1),
             "versions": {name: sorted(versions) for name, versions in sorted(self.versions.items())},
             "hosts": sorted(self.hosts),
             "devices": sorted(self.devices),

@@ -272,11 +272,7 @@ def warnings(rounds: pd.DataFrame, provenance: Mapping) -> list[str]:
     for name, values in sorted(provenance.get("versions", {}).items()):
         if len(values) > 1:
             found.append(f"Jobs ran with different versions of {name}: {', '.join(values)}.")
-    code = dict(provenance.get("code", {}))
-    code |= {f"query ({name})": codes for name, codes in code.pop("query", {}).items()}
-    for stage, codes in sorted(code.items()):
-        if len(codes) > 1:
-            found.append(f"Artifacts of stage {stage} come from {len(codes)} versions of its code.")
+    found += [f"Artifacts of {jobs} come from several versions of its code." for jobs in provenance.get("mixed", [])]
     return found
 
 

@@ -70,7 +70,9 @@ def row(results: Path, study: Mapping, cell: Cell, strategy: str, seen: Seen) ->
             "delete it and run the same command again."
         )
     seen.result(place, cell.dataset, metrics)
-    costs = {name: cost(path, seen) for name, path in cost_paths(results, study, cell, strategy, seen).items()}
+    costs = {
+        name: cost(path, seen, cell.learner) for name, path in cost_paths(results, study, cell, strategy, seen).items()
+    }
     train = costs["train"]
     found = {"dataset": cell.dataset, "learner": cell.learner, "start": cell.start, "strategy": strategy}
     found |= {"budget": study["budget"], "seed": cell.seed, "round": cell.round}
@@ -92,7 +94,7 @@ def cost_paths(results: Path, study: Mapping, cell: Cell, strategy: str, seen: S
     made = identity_of(query) if cell.round < study["rounds"] - 1 else None  # the last round asks for nothing
     if made:
         job = json.loads(made)
-        seen.code("query", job["code"], strategy)
+        seen.code("query", job["code"], cell.learner, strategy)
         for view in sorted(set(job["inputs"]) - {"labels", "checkpoint"}):
             found[f"embed {view}"] = layout.path(results, cell.home, f"cost/embed_{view}.json")
             for member in views.members(view):
@@ -100,12 +102,12 @@ def cost_paths(results: Path, study: Mapping, cell: Cell, strategy: str, seen: S
     return found
 
 
-def cost(path: Path, seen: Seen) -> dict:
+def cost(path: Path, seen: Seen, learner: str) -> dict:
     """What a job cost; empty where that was not kept."""
     if not path.exists():
         return {}
     found = read_json(path)
-    seen.job(path, found)
+    seen.job(path, found, learner)
     return found
 
 
