@@ -122,7 +122,7 @@ PEERS: dict[str, tuple[str, Callable]] = {
     "max_herding": ("scikit-activeml", _skactiveml("MaxHerding")),
     "falcun": ("scikit-activeml", _skactiveml("Falcun", "clf")),
     "clue": ("scikit-activeml", _skactiveml("Clue", "estimator")),
-    "contrastive": ("scikit-activeml", _skactiveml("ContrastiveAL", "clf")),
+    "contrastive": ("scikit-activeml", _skactiveml("ContrastiveAL", "clf", nearest_neighbors_dict={"n_neighbors": 10})),
     "dropquery": ("scikit-activeml", _skactiveml("DropQuery", "clf", n_dropout_samples=3)),
     "facility_location": ("submodlib", _submodlib("FacilityLocation")),
     "graph_cut": ("submodlib", _submodlib("GraphCut", lambdaVal=0.4)),

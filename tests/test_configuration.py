@@ -158,6 +158,29 @@ def test_sizes_that_do_not_fit_the_dataset_are_found_before_the_first_round(copy
         load(copy.root, **changes)
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (
+            {"query": {"classes": ["truck"]}},
+            r"dataset 'digits', strategy 'mine'.*'query': unknown class 'truck'. Allowed: 0",
+        ),
+        ({"query": {"classes": [10]}}, r"'query': there is no class 10; allowed: 0 to 9"),
+        ({"query": {"file": "set.csv"}}, r"'query': set.csv lists index 5000; allowed: 0 to 1296"),
+        ({"query": {"file": "no.csv"}}, r"'query': cannot read file 'no.csv'"),
+        ({"query": "labelled", "partitions": 6}, r"'mine': partitions 6 is more than the budget 5"),
+    ],
+)
+def test_a_set_that_does_not_fit_the_dataset_is_found_before_the_first_round(copy, monkeypatch, entry, message):
+    monkeypatch.chdir(copy.root)
+    (copy.root / "set.csv").write_text("index\n3\n5000\n")
+    path = copy.root / "config/catalogue/strategies.yaml"
+    path.write_text(yaml.safe_dump({"mine": {"strategy": "smi", **entry}}))
+    with pytest.raises(AllroundError, match=message) as error:
+        load(copy.root, strategies=["mine"])
+    assert "\n" not in str(error.value)
+
+
 def test_snakemake_prints_the_one_line_and_starts_nothing(workspace):
     workspace.edit("config/studies/tiny.yaml", "margin", "margn")
     output = workspace.snakemake(ok=False)
@@ -172,6 +195,13 @@ def test_the_conda_environment_of_the_rules_is_what_the_package_needs():
     environment = yaml.safe_load((REPOSITORY / "workflow/envs/allround.yaml").read_text())
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert environment["dependencies"][-1]["pip"] == project["dependencies"]
+
+
+def test_members_of_an_ensemble_get_what_a_training_gets_on_a_cluster():
+    from conftest import REPOSITORY
+
+    asked = yaml.safe_load((REPOSITORY / "profiles/slurm/profile.yaml").read_text())["set-resources"]
+    assert asked["train_member"] == asked["train"]  # Snakemake gives them by the rule's name
 
 
 def test_every_shipped_study_is_valid(root):

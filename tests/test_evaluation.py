@@ -206,6 +206,17 @@ def test_time_that_strategies_share_is_counted_once():
     assert stats.seconds(rounds)["seconds_train"].tolist() == [20, 20]
 
 
+def test_the_cost_of_a_query_is_the_mean_of_its_seconds_and_the_most_memory():
+    rounds = table({"random": {0: [0.5, 0.6, 0.7]}, "s": {0: [0.5, 0.7, 0.8]}})
+    rounds["seconds_query"] = [1.0, 3.0, np.nan, 0.5, 0.5, np.nan]  # the last round asks for nothing
+    rounds["query_memory_mb"] = [300.0, 500.0, np.nan, np.nan, np.nan, np.nan]
+    rounds["query_gpu_memory_mb"] = np.nan
+    table_ = stats.summary(rounds).set_index("strategy")
+    assert table_.loc["random", ["query_seconds", "query_memory_mb"]].tolist() == [2.0, 500.0]
+    assert table_.loc["s", "query_seconds"] == 0.5
+    assert table_.loc[:, "query_gpu_memory_mb"].isna().all()
+
+
 def test_an_embedding_that_one_strategy_reads_is_counted_and_a_seed_set_only_once():
     rounds = table({"random": {0: [0.5]}, "typiclust": {0: [0.5]}})  # random sorts first, and reads no view
     rounds["seconds_train"], rounds["seconds_label"], rounds["seconds_query"] = 10.0, 1.0, 1.0

@@ -269,6 +269,18 @@ def test_the_page_shows_every_strategy_and_its_settings():
     assert "beta = 2" in parsed.text and "optimiser.lr" in parsed.text
 
 
+def test_the_page_says_what_a_query_costs():
+    text, parsed = page(grid(), study())
+    assert "One query" in parsed.text
+    assert "GPU memory, MB" not in parsed.text
+    assert re.search(r'data-value="0.5">0.500</td><td data-value="nan">—</td></tr>', text)  # no memory was recorded
+    rounds = grid()
+    rounds["query_memory_mb"], rounds["query_gpu_memory_mb"] = 612.3, 1234.2
+    text, parsed = page(rounds, study())
+    assert re.search(r'>0.500</td><td data-value="612.3">612</td><td data-value="1234.2">1234</td></tr>', text)
+    assert "One query" not in page(rounds.assign(seconds_query=np.nan), study())[1].text
+
+
 def test_the_page_is_the_same_bytes_each_time():
     assert report.render(grid(), {"study": study()}) == report.render(grid(), {"study": study()})
 

@@ -5,6 +5,7 @@ A new file is under the contract as soon as it is there. What it needs beyond th
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from itertools import product
@@ -383,6 +384,11 @@ def without(*keys: str) -> Pool:
     return Pool.from_arrays(**{key: value for key, value in arrays().items() if key not in keys})
 
 
+def draws(t: int) -> Pool:
+    data = arrays()
+    return Pool.from_arrays(**{**data, "mc_logits": data["mc_logits"][:t]})
+
+
 def nan_features() -> Pool:
     data = arrays()
     data["features"][int(np.setdiff1d(np.arange(60), data["labelled"])[4])] = np.inf
@@ -405,6 +411,17 @@ FAULTS = {
     "features that are missing": (choose("coreset", without("features")), "the pool has no features"),
     "no validation set": (choose("glister", without("labelled", "labels")), "labelled set, which is empty"),
     "features that are not finite": (choose("badge", nan_features()), "features of example .* are not finite"),
+    "a single draw": (choose("bald", draws(1)), "'bald' needs 2 draws or more, and mc_logits"),
+    "a seed below 0": (choose("random", seed=-1), "seed must be a whole number of 0 or more, not -1"),
+    "more parts than picks": (
+        choose("margin", partitions=4),
+        "partitions 4 is more than the budget 3; allowed: 1 to 3",
+    ),
+    "a value of the wrong type beside an option that follows from it": (
+        choose("power", score="margn", posterior="mc_dropout"),
+        "unknown value 'margn'. Did you mean 'margin'",
+    ),
+    "labels that are not known": (choose("glister", without("labels")), "whose labels are not known; give labels="),
     "a diverged step": (choose("glister", step_size=1e38, budget=40), "score that is not finite"),
 }
 
@@ -480,6 +497,9 @@ def test_the_worked_example_of_the_documentation_is_a_strategy(new_file):
     assert len(select("rare_margin", Pool.from_arrays(**arrays()), budget=7)) == 7
 
 
+AIM = "def select(pool, budget, rng, *, aim: Literal['far', 'near'] = 'far'): pass"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -491,6 +511,29 @@ def test_the_worked_example_of_the_documentation_is_a_strategy(new_file):
         (
             "NEEDS = {'outputs'}\ndef select(pool, budget, rng, *, samples=3): pass",
             "'samples' is an option of every entry that needs it; rename",
+        ),
+        ("NEEDS = 'outputs'\ndef select(pool, budget, rng): pass", "not a strategy; needed: NEEDS"),
+        (
+            f"NEEDS = {{'query': {{'aims': ['near']}}}}\n{AIM}",
+            "NEEDS 'query': unknown hyperparameter 'aims'. Did you mean",
+        ),
+        (f"NEEDS = {{'query': {{'aim': ['neer']}}}}\n{AIM}", "'aim': unknown value 'neer'. Did you mean 'near'"),
+        (
+            f"NEEDS = {{'query': {{'aim': 'near'}}}}\n{AIM}",
+            r"must be None or {hyperparameter: \[values\]}, not {'aim': 'near'}",
+        ),
+        (f"NEEDS = {{'query': True}}\n{AIM}", r"must be None or {hyperparameter: \[values\]}, not True"),
+        (
+            "NEEDS = set()\ndef select(pool, budget, rng, *, a: Annotated[int, '=> 1'] = 5): pass",
+            "'a': range '=> 1' cannot",
+        ),
+        (
+            "NEEDS = set()\ndef select(pool, budget, rng, *, a: Annotated[str, '>= 1'] = 'x'): pass",
+            "'a': range '>= 1' can",
+        ),
+        (
+            "NEEDS = set()\ndef select(pool, budget, rng, *, a: Annotated[int, '>= 9'] = 5): pass",
+            "its default must be >= 9",
         ),
         ("NEEDS = {", "broken.py line 1: not valid Python"),
         (
@@ -525,7 +568,7 @@ def test_the_gpu_picks_what_the_cpu_picks(name, hyperparameters):
 
 
 @pytest.mark.parametrize("name", ["random", "margin", "coreset"])
-@pytest.mark.parametrize("budget", [1, 7, 50])
+@pytest.mark.parametrize("budget", [4, 7, 50])
 def test_partitions_split_the_budget_over_random_parts_of_the_pool(name, budget, monkeypatch):
     parts = []
     original = Pool.part
@@ -541,6 +584,58 @@ def test_partitions_split_the_budget_over_random_parts_of_the_pool(name, budget,
         assert sorted(np.concatenate(parts).tolist()) == list(range(50))  # every example is in one part
         assert all((np.diff(rows) != 1).any() for rows in parts)  # and no part is a stretch of the pool
     assert run(name, pool, budget, np.random.default_rng(3), partitions=4).index.tolist() == picks.index.tolist()
+
+
+def test_a_fault_in_a_partition_leaves_the_threads_as_they_were():
+    before = torch.get_num_threads()
+    with pytest.raises(AllroundError, match="are not finite"):
+        select("badge", nan_features(), budget=12, partitions=4)
+    assert torch.get_num_threads() == before
+
+
+def test_numbers_of_numpy_are_numbers():
+    pool, plain = Pool.from_arrays(**arrays()), {"step_size": 0.25, "ground": 20}
+    expected = select("glister", pool, budget=5, **plain).tolist()
+    found = select("glister", pool, budget=np.int64(5), step_size=np.float32(0.25), ground=np.int64(20)).tolist()
+    assert found == expected
+
+
+def test_a_pool_of_arrays_goes_to_another_process():
+    pool = Pool.from_arrays(**arrays())
+    there = pickle.loads(pickle.dumps(pool))
+    assert select("badge", there, budget=5).tolist() == select("badge", pool, budget=5).tolist()
+
+
+def pixels(**changes: object) -> dict:
+    return {"images": np.zeros((60, 2, 4, 3), np.uint8), "scale": ((0.5,) * 3, (0.2,) * 3), **changes}
+
+
+POOL_FAULTS = {
+    "bytes without a scale": (pixels(scale=None), r"uint8 images need scale=\(mean, std\): 3 numbers"),
+    "a scale of other channels": (pixels(scale=((0.5,), (0.2,))), "3 numbers on the scale 0..1 each"),
+    "one number for all channels": (pixels(scale=(0.5, 0.2)), "3 numbers on the scale 0..1 each"),
+    "a scale for images that have one": (
+        pixels(images=np.zeros((60, 3, 2, 4))),
+        "taken as normalised; leave scale out",
+    ),
+    "a model in training": ({"model": Classifier(torch.nn.Flatten(), torch.nn.Linear(8, 5))}, "in training mode"),
+    "a model that is none": ({"model": torch.nn.Linear(8, 5)}, "must be an allround.learners.model.Classifier"),
+    "a mask of labelled ones": (
+        {"labelled": np.arange(60) < 10},
+        "labelled: must be whole numbers, .*not of type bool",
+    ),
+    "an unknown set": ({"sets": {"qurey": [1]}, "set_labels": None}, "unknown set 'qurey'. Did you mean 'query'"),
+    "labels of no set": ({"set_labels": {"qurey": [1]}}, "unknown set 'qurey'"),
+    "a set that is a mask": ({"sets": {"query": np.arange(60) < 3}}, "set 'query': must be whole numbers"),
+}
+
+
+@pytest.mark.parametrize("fault", POOL_FAULTS)
+def test_a_pool_that_is_wrong_is_one_line_and_not_a_wrong_answer(fault):
+    changes, message = POOL_FAULTS[fault]
+    with pytest.raises(AllroundError, match=message) as caught:
+        Pool.from_arrays(**{**arrays(), **changes})
+    assert "\n" not in str(caught.value)
 
 
 def test_the_best_of_every_partition_come_first():
@@ -609,6 +704,9 @@ def test_a_set_of_examples_is_named_by_the_entry(needy, tmp_path):
     labelled = csv_of(tmp_path / "labelled.csv", f"index,label\n{last},4\n")
     entry = settings("needy", {"aim": "near", "query": labelled})["hyperparameters"]["query"]
     assert pool.prepared(sets={"query": entry}).set_labels("query").tolist() == [4]
+    excel = csv_of(tmp_path / "excel.csv", f"\ufeffindex, label\r\n{last}, 4\r\n")  # byte-order mark, Windows line ends
+    entry = settings("needy", {"aim": "near", "query": excel})["hyperparameters"]["query"]
+    assert pool.prepared(sets={"query": entry}).set_labels("query").tolist() == [4]
 
 
 def test_another_content_of_a_set_file_is_another_setting(needy, tmp_path):
@@ -652,8 +750,15 @@ SET_FAULTS = {
     "a class number that is missing": ({"classes": [7]}, "there is no class 7; allowed: 0 to 4"),
     "a class without labels": ({"classes": ["f"]}, "no labelled example has a class of .'f'"),
     "a file without indices": ("label\n3\n", "not a csv with a column index"),
-    "an index outside the pool": ("index\n60\n", "distinct indices of 0 to 59"),
-    "an index twice": ("index\n3\n3\n", "distinct indices of 0 to 59"),
+    "an index outside the pool": ("index\n60\n", "lists index 60; allowed: 0 to 59"),
+    "an index below 0": ("index\n-1\n", "distinct indices from 0 on"),
+    "an index twice": ("index\n3\n3\n", "distinct indices from 0 on"),
+    "an index beyond all integers": (f"index\n{10**30}\n", "not a csv with a column index of whole numbers"),
+    "a file without rows": ("index\n", "distinct indices from 0 on, at least one"),
+    "another separator": ("index;label\n3;1\n", "its first line is 'index;label'"),
+    "a label that is no class": ("index,label\n3,77\n", "has label 77; allowed: 0 to 4"),
+    "a label below 0": ("index,label\n3,-1\n", "has label -1"),
+    "a label by name": ("index,label\n3,cat\n", "not a csv with a column index of whole numbers"),
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class Field:
 
 def stored(view: Any, name: str) -> Field:
     """A field of a view file."""
-    return Field(str(view.path), view.fields[name], lambda start, stop: view.read(name, start, stop), in_memory=False)
+    return Field(str(view.path), view.fields[name], partial(view.read, name), in_memory=False)
 
 
 def held(name: str, array: Any, in_memory: bool = True) -> Field:
@@ -43,7 +44,11 @@ def held(name: str, array: Any, in_memory: bool = True) -> Field:
         found = tuple(array.shape) if hasattr(array, "shape") else type(array).__name__
         raise AllroundError(f"Pool.from_arrays: {name} must be an array of shape {shape}, not {found}.")
     row = tuple(array.shape[:axis]) + tuple(array.shape[axis + 1 :])
-    return Field(name, row, lambda start, stop: array[(slice(None),) * axis + (slice(start, stop),)], in_memory)
+    return Field(name, row, partial(_rows, array, axis), in_memory)
+
+
+def _rows(array: Any, axis: int, start: int, stop: int) -> Any:
+    return array[(slice(None),) * axis + (slice(start, stop),)]
 
 
 def tensor(block: Any, name: str, device: str) -> torch.Tensor:

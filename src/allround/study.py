@@ -17,7 +17,7 @@ import h5py
 import jsonschema
 import yaml
 
-from allround import datasets, learners, strategies
+from allround import datasets, example_sets, learners, strategies
 from allround.errors import AllroundError, unknown
 from allround.layout import START, Cell, arm, dataset_path
 from allround.sizes import check_size
@@ -111,6 +111,8 @@ def load(config: Mapping[str, Any], root: Path) -> Study:
         rounds=entry["rounds"],
         seeds=list(range(seeds)) if isinstance(seeds, int) else seeds,
     )
+    for name, entry in study.strategies.items():
+        strategies.check_partitions(entry["hyperparameters"].get("partitions", 1), study.budget, f"{path}: '{name}': ")
     for name, dataset in study.datasets.items():
         _check_dataset(study, name, dataset, Path(config["data"]), path)
     return study
@@ -178,7 +180,7 @@ def _strategy(name: str, entry: dict, where: str) -> dict:
 
 
 def _check_dataset(study: Study, name: str, dataset: dict, data: Path, path: Path) -> None:
-    """What can be known before the first job: the source is there, the pool is large enough."""
+    """What can be known before the first job: the source is there, the pool is large enough, sets exist in it."""
     made = dataset_path("results", name)
     if not made.exists():
         if fault := datasets.missing(dataset["source"], data, dataset["options"]):
@@ -186,10 +188,14 @@ def _check_dataset(study: Study, name: str, dataset: dict, data: Path, path: Pat
         return
     try:
         with h5py.File(made) as file:
-            size, classes = file["train/labels"].shape[0], len(json.loads(file.attrs["classes"]))
+            size, classes = file["train/labels"].shape[0], json.loads(file.attrs["classes"])
     except (OSError, KeyError, ValueError):
         return  # damaged: the first stage that reads it says so, and how to mend it
-    check_size(f"{path}: dataset '{name}'", study.start["size"], classes, study.labels_needed, size)
+    check_size(f"{path}: dataset '{name}'", study.start["size"], len(classes), study.labels_needed, size)
+    for strategy, entry in study.strategies.items():
+        for key in set(example_sets.NAMES) & set(entry["hyperparameters"]):
+            where = f"{path}: dataset '{name}', strategy '{strategy}' hyperparameter '{key}'"
+            example_sets.check_fits(entry["hyperparameters"][key], where, size=size, classes=classes)
 
 
 def _check(value: Any, schema: Path, where: str) -> None:

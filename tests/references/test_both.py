@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from test_clusters import peer, softmax, targets
 from test_strategies import arrays, linear
 
 from allround.errors import AllroundError
@@ -13,11 +14,6 @@ from allround.pool import Pool
 from allround.strategies import run, select
 from allround.strategies.falcun import falcun
 from allround.strategies.galaxy import bisect
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    return powers / powers.sum(1, keepdims=True)
 
 
 def data_with_labels_last(n: int, m: int, d: int = 6, c: int = 4, seed: int = 0) -> dict:
@@ -34,32 +30,6 @@ def data_with_labels_last(n: int, m: int, d: int = 6, c: int = 4, seed: int = 0)
         "labelled": labelled,
         "labels": logits.argmax(1)[n:],
     }
-
-
-def peer(name: str, **answers):
-    """A class of scikit-activeml, and a classifier that gives one of the answers after the other, whatever it is
-    asked."""
-    pool = pytest.importorskip("skactiveml.pool")
-    base = pytest.importorskip("skactiveml.base")
-
-    class Fixed(base.SkactivemlClassifier):
-        def fit(self, X, y, sample_weight=None):
-            return self
-
-        def predict_proba(self, X):
-            return answers["predict_proba"].pop(0)
-
-        def predict(self, X):
-            return answers["predict"].pop(0)
-
-    return getattr(pool, name), Fixed(classes=[0, 1, 2, 3])
-
-
-def targets(data: dict) -> np.ndarray:
-    """Labels as scikit-activeml takes them: NaN where there is none."""
-    y = np.full(len(data["features"]), np.nan)
-    y[data["labelled"]] = data["labels"]
-    return y
 
 
 # --- dropquery --------------------------------------------------------------------------------------------------------
@@ -94,7 +64,7 @@ def test_dropquery_picks_what_scikit_activeml_picks(seed):
     answers += [predict(there * (rng.random(there.shape, dtype=np.float32) >= 0.75) * np.float32(4)) for _ in range(3)]
     changed = sum(answers[0] != other for other in answers[1:])
     assert (changed >= 2).sum() > 20
-    query, classifier = peer("DropQuery", predict=list(answers))
+    query, classifier = peer("DropQuery", predictions={"predict": list(answers)})
     theirs = query(
         n_dropout_samples=3, cluster_algo=OurKMeans, cluster_algo_dict={"pool": there, "rng": rng}, random_state=0
     ).query(data["features"], targets(data), classifier, fit_clf=False, batch_size=7)
@@ -123,7 +93,7 @@ def test_dropquery_fills_up_with_those_that_change_next_most():
 def test_contrastive_picks_what_scikit_activeml_picks(neighbours):
     data = data_with_labels_last(300, 30)
     p = softmax(data["logits"])
-    query, classifier = peer("ContrastiveAL", predict_proba=[p[300:], p[:300]])
+    query, classifier = peer("ContrastiveAL", predictions={"predict_proba": [p[300:], p[:300]]})
     theirs, utilities = query(nearest_neighbors_dict={"n_neighbors": neighbours}, eps=1e-12, random_state=0).query(
         data["features"], targets(data), classifier, fit_clf=False, batch_size=25, return_utilities=True
     )
@@ -207,6 +177,12 @@ def test_galaxy_says_which_labels_it_needs(labels):
     pool = Pool.from_arrays(np.eye(4), np.eye(4), labelled=[0, 1], labels=labels)
     with pytest.raises(AllroundError, match=r"galaxy: every labelled example needs a label in 0\.\.3"):
         select("galaxy", pool, budget=1)
+
+
+def test_galaxy_needs_no_labels_where_nothing_is_labelled():
+    """All of it is unknown to every class in turn, until the first picks stand for their predicted classes."""
+    logits = np.array([[2, 0], [1, 0], [0, 1], [0, 2.0]], dtype=np.float32)
+    assert select("galaxy", Pool.from_arrays(np.eye(4), logits), budget=2).tolist() == [0, 3]
 
 
 # --- base -------------------------------------------------------------------------------------------------------------
@@ -304,7 +280,7 @@ def test_falcun_picks_what_scikit_activeml_picks_where_stretching_changes_nothin
     share = np.round(rng.random(24), 3)
     p[12:36, 0], p[12:36, 23] = share, 1 - share
     p[36:, 0] = 1.0
-    query, classifier = peer("Falcun", predict_proba=[p])
+    query, classifier = peer("Falcun", predictions={"predict_proba": [p]})
     classifier.classes = list(range(24))
     features = np.arange(n, dtype=float)[:, None]
     theirs = query(gamma=2, random_state=np.random.RandomState(5)).query(

@@ -102,6 +102,9 @@ def test_alfa_mix_says_that_it_needs_labels():
     data = {key: mixing_data()[key] for key in ("features", "logits", "model")}
     with pytest.raises(AllroundError, match="labelled set, which is empty here"):
         select("alfa_mix", Pool.from_arrays(**data), budget=3)
+    for labels in (None, [0, 99], [-1, 0]):
+        with pytest.raises(AllroundError, match=r"alfa_mix: every labelled example needs a label in 0\.\."):
+            select("alfa_mix", Pool.from_arrays(**data, labelled=[0, 1], labels=labels), budget=3)
 
 
 # --- adversarial ------------------------------------------------------------------------------------------------------

@@ -114,6 +114,19 @@ def test_nearest_neighbours_are_those_of_all_pairs_also_far_from_the_origin(excl
         np.testing.assert_array_equal(rows, expected)
 
 
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_neighbours_among_many_columns_are_found_group_by_group_copies_in_order(group, monkeypatch):
+    monkeypatch.setattr(neighbours, "GROUP", group)
+    vectors = np.random.default_rng(0).integers(0, 3, (256, 4)).astype(np.float32)  # each about three times
+    distances, rows = nearest(*[torch.from_numpy(vectors)] * 2, 9)
+    pairs = squares(vectors, vectors)
+    expected = np.argsort(pairs, axis=1, kind="stable")[:, :9]
+    np.testing.assert_allclose(distances, np.take_along_axis(pairs, expected, 1), atol=1e-4)
+    copies = (distances == 0).numpy()
+    assert copies.sum() > 600
+    np.testing.assert_array_equal(rows.numpy()[copies], expected[copies])
+
+
 def test_fewer_vectors_than_neighbours_give_them_all():
     distances, rows = nearest(torch.zeros(3, 2), torch.ones(2, 2), 5)
     assert rows.tolist() == [[0, 1]] * 3

@@ -75,6 +75,14 @@ def test_similarities_are_those_of_their_formulas(name):
     np.testing.assert_allclose(itself.diagonal(), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("width", [0.0015, 0.01, 0.1])
+def test_an_example_covers_itself_under_any_width(width):
+    """The width of uherding is the least distance between labelled examples; what rounding leaves between equal vectors
+    was a fifth of one of 0.0015, and noise in what an example adds by covering itself."""
+    x = points((tensor(unit(vectors(200, d=64))),), RBF(width))
+    assert (similarities(x, x, RBF(width)).diagonal() > 1 - 2e-4).all()
+
+
 @pytest.mark.parametrize(("block", "looks"), [(3, True), (9, False)])
 @pytest.mark.parametrize("name", SIMILARITIES)
 def test_every_pick_has_the_largest_gain_whatever_is_covered_and_however_it_is_computed(

@@ -71,6 +71,30 @@ def test_gradmatch_picks_what_omp_with_nnls_over_whole_gradients_picks(seed, tar
     assert (picks.score[pursued:] == 0).all()
 
 
+def fitted(gap: float) -> tuple[dict, np.ndarray, np.ndarray]:
+    """A labelled set that the model is sure of, the pool's indices, and <g, mean gradient of that set> in float64."""
+    data = arrays(150, d=7, c=4)
+    data["labels"] = data["logits"][data["labelled"]].argmax(1)
+    data["logits"][data["labelled"]] += gap * np.eye(4, dtype=np.float32)[data["labels"]]
+    unlabelled, h, _, q = dense(data)
+    z = torch.from_numpy(data["logits"][data["labelled"]].astype(np.float64))
+    others = z.softmax(1).numpy() * (1 - np.eye(4)[data["labels"]])
+    truth = others - others.sum(1, keepdims=True) * np.eye(4)[data["labels"]]
+    aim = whole_gradients(data["features"][data["labelled"]].astype(np.float64), truth).mean(0)
+    along = whole_gradients(h, q) @ aim
+    return data, unlabelled, along
+
+
+@pytest.mark.parametrize("gap", [10.0, 30, 60])
+def test_gradmatch_matches_the_gradient_of_a_validation_set_that_the_model_has_fitted(gap):
+    """As the labelled set soon is: p - 1 is rounding by then, and from a gap of 17 on 0 in float32, so that half of
+    the gradient would be missing."""
+    data, unlabelled, along = fitted(gap)
+    picks = run("gradmatch", Pool.from_arrays(**data), 5, np.random.default_rng(0), target="validation")
+    assert picks.index[0] == unlabelled[along.argmax()]
+    np.testing.assert_allclose(picks.score[0], along.max(), rtol=1e-4)
+
+
 @pytest.mark.parametrize("target", ["pool", "validation"])
 def test_gradmatch_with_fixed_weights_takes_the_steepest_fall_of_the_distance_to_the_target(target):
     data = arrays(150, d=7, c=4)
@@ -149,6 +173,15 @@ def test_glister_validates_on_the_set_that_it_is_given(tmp_path):
     seed_set = {"labelled": others, "labels": [2, 2]}  # is no candidate, and makes no other difference
     picks = run("glister", Pool.from_arrays(**keep, **seed_set), 10, np.random.default_rng(0), validation=held_out)
     assert picks.index.tolist() == same.index.tolist()
+
+
+@pytest.mark.parametrize("gap", [10.0, 30, 60])
+def test_glister_validates_on_labels_that_the_model_has_fitted(gap):
+    """The default validation set soon is: see the same of gradmatch."""
+    data, unlabelled, along = fitted(gap)
+    picks = run("glister", Pool.from_arrays(**data), 1, np.random.default_rng(0))
+    assert picks.index[0] == unlabelled[along.argmax()]
+    np.testing.assert_allclose(picks.score[0], 0.01 * along.max(), rtol=1e-4)
 
 
 def test_glister_diversity_keeps_away_from_what_was_picked():
@@ -279,6 +312,13 @@ def test_bait_says_in_one_line_that_a_matrix_of_all_classes_does_not_fit(monkeyp
     ) as caught:
         select("bait", pool, budget=2, likelihood="categorical")
     assert "\n" not in str(caught.value)
+
+
+def test_bait_says_in_one_line_that_its_ridge_is_lost_beside_the_features():
+    data = arrays(40, d=20, c=3)
+    pool = Pool.from_arrays(1e6 * data["features"], data["logits"], data["labelled"], data["labels"])
+    with pytest.raises(AllroundError, match=r"^bait: ridge 1e-12 is lost beside features of this size; raise ridge\.$"):
+        select("bait", pool, budget=5, ridge=1e-12)
 
 
 def test_exchange_keeps_the_inverse_over_hundreds_of_moves_even_with_a_small_ridge():

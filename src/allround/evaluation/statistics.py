@@ -24,6 +24,7 @@ GROUP = ["dataset", "learner", "start", "budget"]  # curves within a group are c
 ARM = [*GROUP, "strategy"]
 REQUIRED = [*ARM, "seed", "round", "n_labels", "accuracy"]
 MEASURED = ["nll", "ece", "seconds_train", "seconds_embed", "seconds_query", "seconds_label"]
+MEASURED += ["query_memory_mb", "query_gpu_memory_mb"]
 LEVEL = 0.95
 
 
@@ -200,7 +201,8 @@ def summary(rounds: pd.DataFrame) -> pd.DataFrame:
 
     Columns: group, strategy, n (seeds with a whole curve), n_labels, final, final_std, final_low, final_high,
     final_gain, final_gain_low, final_gain_high, final_gain_n, final_p, final_p_holm, the same for area, nll, ece, and
-    seconds_<stage>, the mean over seeds of the whole curve's seconds (round 0 included, though strategies share it).
+    seconds_<stage>, the mean over seeds of the whole curve's seconds (round 0 included, though strategies share it);
+    of one query the mean query_seconds, and the most query_memory_mb and query_gpu_memory_mb.
     """
     seeds = per_seed(rounds)
     found = []
@@ -233,7 +235,7 @@ def summary(rounds: pd.DataFrame) -> pd.DataFrame:
                 row[f"{measure}_p_holm"] = p
         found += block
     table = pd.DataFrame(found)
-    return table.merge(seconds(rounds), on=ARM, how="left")
+    return table.merge(seconds(rounds), on=ARM, how="left").merge(one_query(rounds), on=ARM, how="left")
 
 
 def seconds(rounds: pd.DataFrame) -> pd.DataFrame:
@@ -241,6 +243,14 @@ def seconds(rounds: pd.DataFrame) -> pd.DataFrame:
     columns = [f"seconds_{stage}" for stage in ("train", "embed", "query", "label")]
     total = rounds.groupby([*ARM, "seed"], sort=False)[columns].sum(min_count=1)
     return total.groupby(ARM, sort=False).mean().reset_index()
+
+
+def one_query(rounds: pd.DataFrame) -> pd.DataFrame:
+    """What one query costs: its mean seconds and its largest peak of memory; NaN where no cost was recorded."""
+    arms = rounds.groupby(ARM, sort=False)
+    found = {"query_seconds": arms["seconds_query"].mean()}
+    found |= {name: arms[name].max() for name in ("query_memory_mb", "query_gpu_memory_mb")}
+    return pd.DataFrame(found).reset_index()
 
 
 def seconds_spent(rounds: pd.DataFrame) -> float:

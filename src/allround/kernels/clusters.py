@@ -56,13 +56,21 @@ def assign(vectors: torch.Tensor, centres: torch.Tensor) -> tuple[torch.Tensor, 
     assignment = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     distances = torch.empty(len(vectors), device=vectors.device)
     lengths = centres.square().sum(1)  # (k,)
-    # A GPU waits for launches on blocks that fill a CPU's cache.
-    height = max(1, BLOCK * (16 if vectors.is_cuda else 1) // len(centres))
+    # A GPU waits for launches on blocks that fit a CPU's cache.
+    height = max(1, (16 * BLOCK if vectors.is_cuda else BLOCK // 8) // len(centres))
     for start in range(0, len(vectors), height):
         block, here = vectors[start : start + height], slice(start, start + height)
-        least, assignment[here] = torch.addmm(lengths, block, centres.T, alpha=-2).min(1)
+        least, assignment[here] = smallest(torch.addmm(lengths, block, centres.T, alpha=-2))
         distances[here] = least.add_(block.square().sum(1)).clamp_(min=0)
     return assignment, distances
+
+
+def smallest(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The least number of every row and its column, the first of equals. NumPy's argmin is 5 times torch's on a CPU."""
+    if matrix.is_cuda:
+        return matrix.min(1)
+    column = torch.from_numpy(matrix.numpy().argmin(1))
+    return matrix.gather(1, column[:, None])[:, 0], column
 
 
 def totals(

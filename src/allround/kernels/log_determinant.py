@@ -3,8 +3,9 @@
     f(S) = log det(s_SS + r I),   s(i, j) = cos(x_i, x_j)                           Chen, Zhang & Zhou 2018 (NeurIPS)
 
 A pick adds log(r + |x_j|^2 - |e_j|^2), e_j the row of j in the incremental Cholesky factor. The rows e grow with every
-pick (n x k numbers). For plain vectors they need not be kept: |x_j|^2 - |e_j|^2 = x_j . P x_j with a d x d matrix P,
-which starts as I, and a pick i takes w w^T from it, w = P x_i / sqrt(r + x_i . P x_i).
+pick (n x k numbers). They need not be kept: |x_j|^2 - |e_j|^2 = x_j . P x_j with a d x d matrix P, which starts as I,
+and a pick i takes w w^T from it, w = P x_i / sqrt(r + x_i . P x_i). Only for vectors of several factors, whose d is the
+product of the factors' and may be larger than all that is picked, the rows are kept instead.
 
 Conditioned on a set X, f(S | X) = f(S u X) - f(X), P starts as I - X^T (X X^T + r I)^-1 X; cross-similarities between
 S and X may be scaled first, as submodular information measures do (Iyer et al. 2021, ALT). submodlib does both on the
@@ -12,6 +13,8 @@ CPU, over an n x n matrix.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 
@@ -37,12 +40,15 @@ def log_determinant(
         scales would make the joint kernel indefinite (above 1, or unequal), similarities are cut to what keeps it
         semidefinite, so that every gain is finite.
     Returns rows (k,) int64, all distinct, and gains (k,) float64; where unit vectors tie in f itself, as all do at
-    first, by tie_break. Memory O(n d + d^2) and O(n d + d^2) a pick; for vectors of several factors O(n (d + c + s +
-    k)) both, s the size of the sets.
+    first, by tie_break. Memory O(n d + d^2) and O(n d + d^2) a pick; for vectors of two factors, (d,) and (c,), with s
+    examples in the sets: O(n (d + c) + (c d)^2) and O(n c d + (c d)^2) a pick if c d <= s + k, else O(n (d + c + s +
+    k)) both.
     """
     factors = unit(*factors)
-    starts = [given] if against is None else [given, against]
-    terms = [(_plain if len(factors) == 1 else _factorised)(factors, k, regularisation, sets) for sets in starts]
+    starts, width = [given] if against is None else [given, against], math.prod(factor.shape[1] for factor in factors)
+    picked = [k + sum(len(others[0]) for others, _ in sets) for sets in starts]
+    ways = [_matrix if len(factors) == 1 or width <= count else _rows for count in picked]
+    terms = [way(factors, k, regularisation, sets) for way, sets in zip(ways, starts, strict=True)]
     left = torch.stack([rest for rest, _, _ in terms])  # (1 or 2, n) what of |x_j|^2 the sets and S leave unexplained
     state = [left, *(tensor for _, _, tensors in terms for tensor in tensors)]
     gains = torch.empty_like(left[0])
@@ -62,32 +68,44 @@ def log_determinant(
     return greedy(gains, update, k, state)
 
 
-def _plain(factors: tuple[torch.Tensor, ...], k: int, regularisation: float, sets: Sets) -> tuple:
+def _matrix(factors: tuple[torch.Tensor, ...], k: int, regularisation: float, sets: Sets) -> tuple:
     """|x_j|^2 - |e_j|^2 of every row (n,); a function that gives e_j of a pick (n,); the tensors that it changes."""
-    (vectors,) = factors
-    matrix = _conditioned(vectors, regularisation, sets).float()  # (d, d)
+    matrix = _conditioned(factors, regularisation, sets).float()  # (d, d), d the product of the factors'
     rest = squared_norms(factors).round_()  # 1, and 0 of zero rows: equal lengths must tie
     if sets:
-        step = max(1, BLOCK // vectors.shape[1])
-        rest = torch.cat([(block @ matrix * block).sum(1).double() for block in vectors.split(step)]).clamp_(min=0)
+        step = max(1, BLOCK // len(matrix))
+        for start in range(0, len(rest), step):
+            block = _whole(tuple(factor[start : start + step] for factor in factors))
+            rest[start : start + step] = (block @ matrix).mul_(block).sum(1)
+        rest.clamp_(min=0)
 
     def explain(row: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-        new = torch.mv(matrix, vectors.index_select(0, row)[0]).div_(size)  # (d,)
+        new = torch.mv(matrix, _whole(tuple(factor.index_select(0, row) for factor in factors))[0]).div_(size)  # (d,)
         matrix.addr_(new, new, alpha=-1)
-        return torch.mv(vectors, new)
+        if len(factors) == 1:
+            return torch.mv(factors[0], new)
+        return (factors[0] @ new.view(factors[0].shape[1], -1)).mul_(factors[1]).sum(1)
 
     return rest, explain, (matrix,)
 
 
-def _conditioned(vectors: torch.Tensor, regularisation: float, sets: Sets) -> torch.Tensor:
+def _whole(factors: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """The vectors themselves, (b, d_1 d_2) of two factors."""
+    if len(factors) == 1:
+        return factors[0]
+    return (factors[0][:, :, None] * factors[1][:, None, :]).flatten(1)
+
+
+def _conditioned(factors: tuple[torch.Tensor, ...], regularisation: float, sets: Sets) -> torch.Tensor:
     """I - X^T D (X X^T + r I)^-1 D X, (d, d) float64, D the scales, by way of X^T X: sets may be larger than d."""
-    identity = torch.eye(vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    d = math.prod(factor.shape[1] for factor in factors)
+    identity = torch.eye(d, dtype=torch.float64, device=factors[0].device)
     if not sets:
         return identity
-    plain, once, twice = torch.zeros(3, *identity.shape, dtype=torch.float64, device=vectors.device)
+    plain, once, twice = torch.zeros(3, *identity.shape, dtype=torch.float64, device=identity.device)
     for others, scale in sets:
-        (others,) = unit(*others)
-        gram = others.T.double() @ others.double()
+        vectors = _whole(unit(*others)).double()
+        gram = vectors.T @ vectors
         plain, once, twice = plain + gram, once + scale * gram, twice + scale**2 * gram
     explained = (twice - once @ torch.linalg.solve(plain + regularisation * identity, once)) / regularisation
     if _definite(sets):
@@ -96,8 +114,8 @@ def _conditioned(vectors: torch.Tensor, regularisation: float, sets: Sets) -> to
     return directions * values.clamp(min=0) @ directions.T
 
 
-def _factorised(factors: tuple[torch.Tensor, ...], k: int, regularisation: float, sets: Sets) -> tuple:
-    """As _plain, with the Cholesky rows kept: the vectors' d x d matrix would be (c d) x (c d)."""
+def _rows(factors: tuple[torch.Tensor, ...], k: int, regularisation: float, sets: Sets) -> tuple:
+    """As _matrix, with the Cholesky rows kept."""
     n, device = len(factors[0]), factors[0].device
     members = [torch.cat(parts) for parts in zip(*(unit(*others) for others, _ in sets), strict=True)]  # (s, d_f) each
     s = len(members[0]) if sets else 0

@@ -44,7 +44,8 @@ def unit(*factors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 def _unit(factor: torch.Tensor) -> torch.Tensor:
-    scaled = factor.float() / factor.abs().amax(1, keepdim=True).float().clamp(min=TINY)
+    largest = torch.maximum(factor.amax(1, keepdim=True), -factor.amin(1, keepdim=True))  # |factor| would be a copy
+    scaled = factor / largest.float().clamp(min=TINY)
     return scaled.div_(torch.linalg.vector_norm(scaled, dim=1, keepdim=True).clamp_(min=1))
 
 

@@ -6,7 +6,7 @@ set. apricot and submodlib keep an n x n matrix for graph cut, on the CPU; here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -29,14 +29,23 @@ CONCAVE = {
 def total_similarity(factors: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """sum_i x_j . y_i of every row j of factors over the rows i of others, (n,) float64. At most two factors.
 
-    With one factor, the rows y sum up to one vector; with two, to one (d_1, d_2) matrix.
+    The rows y sum up to one (d_1, d_2) matrix. In float64: sums over a million rows are held against similarities to
+    single rows.
     """
-    if len(factors) == 1:
-        return torch.mv(factors[0], others[0].sum(0)).double()
-    (first, second), matrix = factors, others[0].T @ others[1]  # (d_1, d_2)
-    step = max(1, BLOCK // second.shape[1])
-    blocks = zip(first.split(step), second.split(step), strict=True)
-    return torch.cat([(a @ matrix * b).sum(1).double() for a, b in blocks])
+    total = sum(a.T @ b for _, a, b in _pairs(others))  # (d_1, d_2), with one factor (d_1, 1)
+    out = torch.empty(len(factors[0]), dtype=torch.float64, device=factors[0].device)
+    for here, a, b in _pairs(factors):
+        out[here] = (a @ total).mul_(b).sum(1)
+    return out
+
+
+def _pairs(factors: tuple[torch.Tensor, ...]) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
+    """Two factors, the second of them 1 where there is one alone, in float64, block by block."""
+    first, second = factors if len(factors) == 2 else (factors[0], factors[0].new_ones(len(factors[0]), 1))
+    step = max(1, BLOCK // 4 // max(first.shape[1], second.shape[1]))
+    for start in range(0, max(1, len(first)), step):
+        here = slice(start, start + step)
+        yield here, first[here].double(), second[here].double()
 
 
 def similarities(factors: Sequence[torch.Tensor], others: Sequence[torch.Tensor]) -> torch.Tensor:

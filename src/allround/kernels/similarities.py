@@ -16,6 +16,8 @@ import torch
 
 from allround.kernels.products import BLOCK, EQUAL, squared_norms, unit
 
+NARROW = 0.05  # Gaussians under this width, of vectors of length 1, see what rounding leaves between equal vectors
+
 
 @dataclass(frozen=True)
 class RBF:
@@ -53,6 +55,8 @@ def similarities(a: Points, b: Points, similarity: Similarity) -> torch.Tensor:
         return _products(a, b)
     near = negated_distances(a, b)
     if isinstance(similarity, RBF):
+        if similarity.width < NARROW:
+            near.masked_fill_(near > -EQUAL * (a.norms[:, None] + b.norms), 0)
         return near.mul_(similarity.width**-2).clamp_(max=0).exp_()
     # what rounding cannot tell from equal vectors is in every ball
     return near.add_(EQUAL * (a.norms[:, None] + b.norms)).ge_(-(similarity.radius**2))

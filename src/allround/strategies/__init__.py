@@ -21,7 +21,7 @@ from allround.strategies._settings import describe, names, options, settings
 if TYPE_CHECKING:
     from allround.pool import Picks, Pool
 
-__all__ = ["describe", "names", "options", "run", "select", "settings"]
+__all__ = ["check_partitions", "describe", "names", "options", "run", "select", "settings"]
 
 
 def select(name: str, pool: Pool, *, budget: int, seed: int = 0, **hyperparameters: Any) -> np.ndarray:
@@ -36,11 +36,15 @@ def select(name: str, pool: Pool, *, budget: int, seed: int = 0, **hyperparamete
     wrong type, something it needs that the pool lacks, or a budget that it cannot meet; and as soon as it reads a
     value that is not finite.
     """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise AllroundError(f"seed must be a whole number of 0 or more, not {seed!r}.")
     return run(name, pool, budget, np.random.default_rng(seed), **hyperparameters).index
 
 
 def run(name: str, pool: Pool, budget: int, rng: np.random.Generator, **hyperparameters: Any) -> Picks:
     """As select, with a generator of one's own, and with the scores: score is (budget,) float64 or None."""
+    if not hasattr(pool, "prepared"):
+        raise AllroundError(f"pool must be Pool.from_arrays(...) or Pool.open(...), not of type {type(pool).__name__}.")
     chosen = settings(name, hyperparameters, sets=pool.sets)
     own = chosen["hyperparameters"]
     _check_needs(name, pool, chosen["needs"])
@@ -48,6 +52,7 @@ def run(name: str, pool: Pool, budget: int, rng: np.random.Generator, **hyperpar
     sets = {key: own.pop(key) for key in example_sets.NAMES if key in own}
     pool = pool.prepared(posterior=posterior, sets=sets, where=f"strategy '{name}'")
     _check_budget(budget, len(pool.unlabelled))
+    check_partitions(partitions, budget)
     strategy = import_module(f"allround.strategies.{name}").select
     if partitions == 1:
         return _checked(name, strategy(pool, budget, rng, **own), pool, budget)
@@ -98,6 +103,14 @@ def _check_needs(name: str, pool: Pool, needs: list[str]) -> None:
         if need not in example_sets.NAMES and views.base(need) not in pool.has:
             has = ", ".join(sorted(pool.has)) or "none"
             raise AllroundError(f"strategy '{name}' needs '{views.base(need)}', which the pool lacks; it has: {has}.")
+        if views.samples(need) > 1 and pool.fields["mc_logits"].row[0] < 2:
+            raise AllroundError(f"strategy '{name}' needs 2 draws or more, and mc_logits (t, N, c) hold one.")
+
+
+def check_partitions(partitions: int, budget: int, where: str = "") -> None:
+    """More parts than picks would leave some of the pool unseen."""
+    if partitions > budget:
+        raise AllroundError(f"{where}partitions {partitions} is more than the budget {budget}; allowed: 1 to {budget}.")
 
 
 def _check_budget(budget: int, left: int) -> None:

@@ -56,7 +56,7 @@ class Description:
 
 
 PARTITIONS = Parameter(1, bounds=">= 1")
-SAMPLES = Parameter(10, bounds=">= 2")
+SAMPLES = Parameter(10, bounds=">= 2 and <= 1000")
 
 
 def names() -> list[str]:
@@ -82,10 +82,15 @@ def describe(name: str) -> Description:
         if [parameter.arg for parameter in function.args.args] != ["pool", "budget", "rng"]:
             raise ValueError
         found = [] if ast.unparse(needs) == "set()" else ast.literal_eval(needs)  # an empty set has no literal
+        if isinstance(found, str):
+            raise ValueError
         parameters = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
         described = Description(
             needs=dict(found) if isinstance(found, dict) else dict.fromkeys(sorted(found)),
-            parameters={argument.arg: _parameter(argument.annotation, default) for argument, default in parameters},
+            parameters={
+                argument.arg: _parameter(f"{path} hyperparameter '{argument.arg}'", argument.annotation, default)
+                for argument, default in parameters
+            },
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         raise AllroundError(
@@ -96,26 +101,48 @@ def describe(name: str) -> Description:
         raise AllroundError(f"{path}: '{taken[0]}' is an option of every entry that needs it; rename the parameter.")
     if strange := sorted(set(described.needs) - set(NEEDS)):
         raise unknown("need", strange[0], NEEDS, f"{path} NEEDS")
+    for need, when in described.needs.items():
+        _check_condition(f"{path} NEEDS '{need}'", when, described.parameters)
     return described
+
+
+def _check_condition(where: str, when: Any, parameters: Mapping[str, Parameter]) -> None:
+    """That a need holds always, or for values that hyperparameters can have."""
+    if when is not None and (not isinstance(when, dict) or not all(isinstance(v, list) for v in when.values())):
+        raise AllroundError(f"{where} must be None or {{hyperparameter: [values]}}, not {when!r}.")
+    for key, values in (when or {}).items():
+        if key not in parameters:
+            raise unknown("hyperparameter", key, parameters, where)
+        for value in values:
+            _value(f"{where} hyperparameter '{key}'", value, parameters[key])
 
 
 def _named(node: ast.expr, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
 
 
-def _parameter(annotation: ast.expr | None, default: ast.expr) -> Parameter:
+def _parameter(where: str, annotation: ast.expr | None, default: ast.expr) -> Parameter:
     """A keyword-only parameter from its annotation and default; ValueError and the like for what is no literal."""
-    value = ast.literal_eval(default)
+    value, choices, bounds = ast.literal_eval(default), (), ""
     if isinstance(annotation, ast.Subscript) and _named(annotation.value, "Literal"):
-        return Parameter(
-            value, choices=tuple(map(ast.literal_eval, getattr(annotation.slice, "elts", [annotation.slice])))
-        )
-    bounds = ""
-    if isinstance(annotation, ast.Subscript) and _named(annotation.value, "Annotated"):
+        choices = tuple(map(ast.literal_eval, getattr(annotation.slice, "elts", [annotation.slice])))
+        annotation = None
+    elif isinstance(annotation, ast.Subscript) and _named(annotation.value, "Annotated"):
         annotation, bounds = annotation.slice.elts[0], ast.literal_eval(annotation.slice.elts[1])
-        _within(0, bounds)  # a ValueError or KeyError here is one of the file
     kinds = tuple(KINDS[part.strip()] for part in ast.unparse(annotation).split("|")) if annotation else ()
-    return Parameter(value, kinds=kinds, bounds=bounds)
+    if bounds and not _readable(bounds, kinds):
+        raise AllroundError(f"{where}: range {bounds!r} cannot be read; write '> 0 and <= 1', for an int or a float.")
+    parameter = Parameter(value, choices, kinds, bounds)
+    _value(f"{where}: its default", value, parameter)
+    return parameter
+
+
+def _readable(bounds: Any, kinds: tuple[type, ...]) -> bool:
+    try:
+        _within(0, bounds)
+    except (AttributeError, KeyError, ValueError):
+        return False
+    return set(kinds) <= {int, float, type(None)}
 
 
 def settings(name: str, entry: Mapping[str, Any], where: str = "", sets: Collection[str] = ()) -> dict[str, Any]:
@@ -130,21 +157,22 @@ def settings(name: str, entry: Mapping[str, Any], where: str = "", sets: Collect
         raise unknown("strategy", name, names(), where)
     described = describe(name)
     place = f"{where + ': ' if where else ''}strategy '{name}'"
-    own = {key: entry.get(key, parameter.default) for key, parameter in described.parameters.items()}
-    needs = [need for need, when in described.needs.items() if not when or _holds(when, own)]
-    parameters = described.parameters | options(needs)
+    completed = {
+        key: _value(f"{place} hyperparameter '{key}'", entry.get(key, parameter.default), parameter)
+        for key, parameter in described.parameters.items()
+    }
+    needs = [need for need, when in described.needs.items() if not when or _holds(when, completed)]
+    added = options(needs)
     for key in entry:
-        if key not in parameters:
-            raise unknown("hyperparameter", key, parameters, place)
-    completed = {}
-    for key, parameter in parameters.items():
+        if key not in completed and key not in added:
+            raise unknown("hyperparameter", key, [*completed, *added], place)
+    for key, parameter in added.items():
         spot = f"{place} hyperparameter '{key}'"
         value = entry.get(key, parameter.default)
-        if key in example_sets.NAMES:
-            if key in entry or key not in sets:
-                completed[key] = example_sets.checked(value, spot)
-        else:
+        if key not in example_sets.NAMES:
             completed[key] = _value(spot, value, parameter)
+        elif key in entry or key not in sets:
+            completed[key] = example_sets.checked(value, spot)
     if completed.get("posterior") == "point":
         del completed["samples"]  # one setting has one form
     if completed["partitions"] == 1:
@@ -175,8 +203,10 @@ def _resolved(need: str, values: Mapping[str, Any]) -> str:
 
 def _value(where: str, value: Any, parameter: Parameter) -> Any:
     """A setting's value in the type of its default, checked."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if parameter.choices:
-        if value not in parameter.choices:
+        if not any(type(value) is type(choice) and value == choice for choice in parameter.choices):
             raise unknown("value", value, parameter.choices, where)
         return value
     kinds = parameter.kinds or (type(parameter.default),)

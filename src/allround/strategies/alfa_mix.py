@@ -23,11 +23,13 @@ NEEDS = {"outputs", "model"}
 
 
 def select(pool, budget, rng, *, cap: Annotated[float, "> 0 and <= 1"] = 0.03125):
-    if not len(pool.labelled) or pool.labels is None:
+    weight, known = pool.model.head.weight.detach().float(), pool.labels  # (c, d), (m,)
+    if not len(pool.labelled):
         raise AllroundError("alfa_mix mixes with the labelled set, which is empty here; label a seed set first.")
-    weight = pool.model.head.weight.detach().float()  # (c, d)
+    if known is None or not 0 <= known.min() <= known.max() < len(weight):
+        raise AllroundError(f"alfa_mix: every labelled example needs a label in 0..{len(weight) - 1}; give labels=.")
     products = weight @ weight.T  # (c, c)
-    anchors = class_means(pool.labelled_features.float(), torch.from_numpy(pool.labels).to(pool.device), len(weight))
+    anchors = class_means(pool.labelled_features.float(), torch.from_numpy(known).to(pool.device), len(weight))
 
     def flips_at(logits, features):  # (b, c), (b, d) -> (b,) the least eps that changes the prediction
         q = residuals(logits.softmax(1))

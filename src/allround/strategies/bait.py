@@ -43,7 +43,10 @@ def select(
     known = information((make, field(pool.labelled_probabilities), pool.labelled_features))  # (R, R)
     needed = (known + information((make, sources, h))) / (m + len(pool))
     ridges = ridge * torch.eye(len(known), dtype=known.dtype, device=known.device)
-    a = torch.cholesky_inverse(torch.linalg.cholesky(known / (m + budget) + ridges))
+    factor, failed = torch.linalg.cholesky_ex(known / (m + budget) + ridges)
+    if failed:
+        raise AllroundError(f"bait: ridge {ridge} is lost beside features of this size; raise ridge.")
+    a = torch.cholesky_inverse(factor)
     b = a @ needed @ a
 
     def scaled(sources):

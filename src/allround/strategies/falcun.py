@@ -26,27 +26,28 @@ def falcun(probabilities, draws, gamma):
     """Rows (k,) and their relevance (k,), for k uniform draws in [0, 1)."""
     n, device = len(probabilities), probabilities.device
     side = math.isqrt(n - 1) + 1
-    weights = torch.zeros(-(-n // side), side, dtype=torch.float64, device=device)  # row by row the n weights
+    weights = torch.zeros(-(-n // side), side, dtype=torch.float64, device=device)  # row by row n weights, then zeros
+    weight = weights.view(-1)[:n]
     uncertainty = 1 - margin(probabilities)  # (n,)
-    distance, picked = uncertainty.clone(), torch.zeros(n, dtype=torch.bool, device=device)
+    distance, gone = uncertainty.clone(), torch.zeros(n, device=device)  # of a picked row: 0 and infinite
     u = torch.from_numpy(draws).to(device)
     rows, scores = torch.zeros(len(u), dtype=torch.int64, device=device), torch.zeros(len(u), device=device)
     count = torch.zeros(1, dtype=torch.int64, device=device)
 
     def step():
-        least, most = (distance.masked_fill(picked, end).aminmax() for end in (torch.inf, -torch.inf))
-        width = most.max - least.min
-        relevance = uncertainty + torch.where(width > 0, (distance - least.min) / width, 0.0)
+        least = (distance + gone).amin()
+        width = distance.amax() - least
+        relevance = distance.sub(least).div_(torch.where(width > 0, width, torch.inf)).add_(uncertainty)
         # Where nothing is relevant any more, the floor makes the draw uniform.
-        power = relevance.clamp(min=1e-30).log_().mul_(gamma).double().exp_().clamp_(min=FLOOR)
-        weights.view(-1)[:n].copy_(power.masked_fill_(picked, 0))
+        weight.copy_(relevance.clamp(min=1e-30).log_().mul_(gamma)).exp_().clamp_(min=FLOOR)
+        weight.masked_fill_(gone > 0, 0)
         row = draw(weights, u.index_select(0, count))
         rows.index_copy_(0, count, row)
         scores.index_copy_(0, count, relevance.index_select(0, row))
-        picked.index_fill_(0, row, True)
+        gone.index_fill_(0, row, torch.inf)
         new = torch.cdist(probabilities, probabilities.index_select(0, row), p=1.0)[:, 0]
         torch.minimum(distance, new, out=distance)
         count.add_(1)
 
-    repeat(step, (weights, distance, picked, rows, scores, count), times=len(u))
+    repeat(step, (weights, distance, gone, rows, scores, count), times=len(u))
     return rows, scores

@@ -17,8 +17,7 @@ NEEDS = {"outputs"}
 
 
 def select(pool, budget, rng, *, concave: Literal["log", "sqrt", "inverse"] = "log"):
-    features = pool.features.float()  # (n, d)
-    low, high = features.amin(0), features.amax(0)  # (d,)
-    scaled = (features - low) / torch.where(high > low, high - low, 1.0)
+    low, high = pool.features.amin(0).float(), pool.features.amax(0).float()  # (d,)
+    scaled = (pool.features - low).div_(torch.where(high > low, high - low, 1.0))  # (n, d) float32
     rows, gains = concave_coverage(scaled, budget, concave)
     return pool.picks(rows, gains)

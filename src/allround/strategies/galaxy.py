@@ -18,13 +18,14 @@ NEEDS = {"outputs"}
 
 
 def select(pool, budget, rng):
-    if pool.labels is None or ((pool.labels < 0) | (pool.labels >= pool.n_classes)).any():
+    labels = pool.labels if len(pool.labelled) else pool.labelled  # (m,); without labelled examples none is missing
+    if labels is None or ((labels < 0) | (labels >= pool.n_classes)).any():
         raise AllroundError(
             f"galaxy: every labelled example needs a label in 0..{pool.n_classes - 1}, the columns of the logits; "
             "give labels=."
         )
     probabilities = torch.cat([pool.probabilities, pool.labelled_probabilities])  # (N, c), unlabelled rows first
-    known = torch.cat([torch.full((len(pool),), -1), torch.from_numpy(pool.labels)]).to(pool.device)  # class, or -1
+    known = torch.cat([torch.full((len(pool),), -1), torch.from_numpy(labels)]).to(pool.device)  # class, or -1
     return pool.picks(bisect(probabilities, known, budget))
 
 

@@ -35,9 +35,7 @@ def select(
         aim = mean_gradient(q, h)  # (c, d + 1)
     else:
         truth = torch.from_numpy(pool.set_labels("validation")).to(pool.device)
-        loss = pool.of("validation", "probabilities").clone()  # (m, c)
-        loss[torch.arange(len(truth), device=pool.device), truth] -= 1
-        aim = mean_gradient(loss, pool.of("validation", "features"))
+        aim = mean_gradient(residuals(pool.of("validation", "probabilities"), truth), pool.of("validation", "features"))
     if weights == "fixed":
         rows, scores = fixed_weights(q, h, budget * aim, budget)
     else:

@@ -5,7 +5,7 @@ f(S | P) for a private set P, greedily                  Kothawade et al. 2021 (N
     gccg      sum over V, S of s - trade_off sum over S, S of s - 2 trade_off nu sum over S, P of s
     logdetcg  log det(L_S - nu^2 s_SP L_P^-1 s_PS),  L = s + regularisation I
 s = cosine of the features, or of the last layer's gradients, as in smi; s+ = max(0, s); nu says how hard to stay away.
-Memory O(N (D + C)); logdetcg N (D + C + |P| + B) for gradients, N D + D^2 for features. Time O(N (D + C)) a pick,
+Memory O(N (D + C)); logdetcg up to N (D + C + |P| + B) for gradients, N D + D^2 for features. Time O(N (D + C)) a pick,
 logdetcg as its memory, flcg as facility_location. score: the gain in f.
 """
 

@@ -5,7 +5,7 @@ I(S; Q | P), greedily                                   Kothawade et al. 2021 (N
     logdetcmi  log det(S | P) - log det(S | P u Q),  log det(S | X) = log det(L_S - s_SX L_X^-1 s_XS), where
                L = s + regularisation I, and s_SQ is scaled by eta, s_SP by nu
 s = cosine of the features, or of the last layer's gradients, as in smi; s+ = max(0, s); V: the unlabelled pool.
-Memory O(N (D + C)); logdetcmi N (D + C + |Q| + |P| + B) for gradients, N D + D^2 for features. Time: as
+Memory O(N (D + C)); logdetcmi up to N (D + C + |Q| + |P| + B) for gradients, N D + D^2 for features. Time: as
 facility_location, and as its memory a pick. score: the gain in I.
 """
 

@@ -9,7 +9,7 @@ I(S; Q) for a query set Q, greedily                     Kothawade et al. 2021 (N
 s = cosine of the features, or of the last layer's gradients q h^T: under the predicted label for the pool, under the
 true one for Q, so that a class is looked for where the model misses it. s+ = max(0, s). Q is no part of V.
 fl1mi saturates: once no example gains anything, those most like Q are taken.
-Memory O(N (D + C + |Q|)), fl1mi without |Q|; logdetmi N (D + C + |Q| + B) for gradients, N D + D^2 for features.
+Memory O(N (D + C + |Q|)), fl1mi without |Q|; logdetmi up to N (D + C + |Q| + B) for gradients, N D + D^2 for features.
 Time O(N (D + C + |Q|)) a pick, fl1mi as facility_location. score: the gain in I.
 """
 
