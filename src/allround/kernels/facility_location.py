@@ -31,7 +31,7 @@ from allround.kernels.products import BLOCK
 from allround.kernels.repeat import repeat
 from allround.kernels.similarities import Points, Similarity, best_similarity, points, similarities
 
-__all__ = ["best_similarity", "facility_location", "rises", "sample_draws"]
+__all__ = ["best_similarity", "facility_location", "rise", "sample_draws"]
 
 REFRESH = 8  # rows that a pick is chosen from by gains computed anew, which carry no rounding of updates
 CACHE = 1 << 19  # similarities in a block on the CPU, which stays in its cache
@@ -124,6 +124,18 @@ class Cover:
         torch.where(where, torch.maximum(self.level, one), self.level, out=self.level)
 
 
+def rise(similarity: torch.Tensor, members: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """What every row adds to the coverage of some members of the ground set, from `low` up to `high`, (n,) float64.
+
+    similarity: (g, n); members: (m,) of the ground set; low, high: (g,). In blocks: differences are as large.
+    """
+    total = torch.zeros(similarity.shape[1], dtype=torch.float64, device=similarity.device)
+    for part in members.split(max(1, BLOCK // len(total))):
+        least = low[part, None]
+        total += torch.clamp(similarity[part], least, high[part, None]).sub_(least).sum(0)
+    return total
+
+
 def looks_are_free(device: torch.device) -> bool:
     """Whether a step may look at its state and leave out what has no effect; if not, all goes by masks."""
     return device.type == "cpu"
@@ -206,12 +218,3 @@ def _stochastic(cover: Cover, k: int, draws: np.ndarray) -> tuple[torch.Tensor, 
 
     repeat(step, (left, cover.level, rows, gains, count), times=k)
     return rows, gains
-
-
-def rises(similarity: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
-    """The gain of every row over a ground set with a similarity of `best` already: sum_i max(0, s_ji - best_i), (n,).
-
-    similarity: (n, g); best: (g,). In blocks: the differences are as large as the similarities.
-    """
-    blocks = similarity.split(max(1, BLOCK // len(best)))
-    return torch.cat([(block - best).clamp_(min=0).sum(1) for block in blocks])

@@ -9,19 +9,18 @@ neither the gradients (N x C D) nor W itself are formed. Regularisers, with s(i,
 facility_location  + weight * the gain in sum over i in G of max over j in S of s(i, j), G a uniform sample of `ground`
 diversity          - weight * sum over j in S of s(x, j): the gain in dispersion, sum over pairs of 1 - s
 random             the last weight / (1 + weight) of the batch is drawn uniformly
-Terms are scaled to a largest gain of 1 at the first pick. Memory O(N (D + C + ground)); time O((N + M) C D + N D) a
-pick, M = |V|, and O(N) for every member of G that it covers better. score: the gain (of what is drawn: 0).
+Terms are scaled to a largest gain of 1 at the first pick. score: the gain (of what is drawn: 0). Memory O(N (D + C +
+ground)); time O((N + |V|) C D + N D) a pick, and O(N) for every member of G that it covers better.
 """
 
 from typing import Annotated, Literal
 
 import torch
 
-from allround.errors import AllroundError
-from allround.kernels.facility_location import looks_are_free
+from allround.kernels.facility_location import looks_are_free, rise
 from allround.kernels.greedy import greedy
 from allround.kernels.matching_pursuit import along
-from allround.kernels.products import BLOCK, residuals, unit
+from allround.kernels.products import residuals, unit
 
 NEEDS = {"outputs", "validation"}
 TINY = torch.finfo(torch.float32).tiny
@@ -37,12 +36,10 @@ def select(
     weight: Annotated[float, ">= 0"] = 1.0,
     ground: Annotated[int, ">= 1"] = 500,
 ):
-    labels, n = pool.set_labels("validation"), len(pool)
-    if not 0 <= labels.min() <= labels.max() < pool.n_classes:
-        raise AllroundError(f"glister: labels must lie in 0..{pool.n_classes - 1}, the columns of the logits.")
+    n = len(pool)
     features, held_out = pool.features, pool.of("validation", "features").float()  # (n, d), (m, d)
     q, logits = pool.map(residuals, "probabilities"), pool.of("validation", "logits").clone()  # (n, c), (m, c)
-    truth = torch.from_numpy(labels).to(pool.device)  # (m,)
+    truth = torch.from_numpy(pool.set_labels("validation")).to(pool.device)  # (m,)
     cover, spread = regulariser == "facility_location", regulariser == "diversity"
     drawn = round(budget * weight / (1 + weight)) if regulariser == "random" else 0
     keys = torch.from_numpy(rng.random(n if regulariser == "random" else 0)).to(pool.device)
@@ -50,22 +47,14 @@ def select(
     vectors = unit(features)[0] if cover or spread else q[:, :0]  # of no width, hence of no similarity, without
     similarity = vectors[torch.as_tensor(sample, device=pool.device)] @ vectors.T  # (g, n)
     best = torch.zeros(len(sample), device=pool.device)  # (g,) similarity to the nearest pick
-    members = torch.arange(len(sample), device=pool.device)
-    near = torch.zeros(n, device=pool.device)  # (n,) sum of the similarities to all picks
+    members, near = torch.arange(len(sample)).to(pool.device), torch.zeros(n).to(pool.device)  # near: sum to all picks
 
     def loss_gain():  # (n,)
         r = residuals(logits.softmax(1), truth) / len(logits)  # (m, c)
         return step_size * along(q, features, torch.cat([r.T @ held_out, r.sum(0)[:, None]], 1))
 
-    def rise(some, low, high):  # (n,) what some members of the ground set, similar by `low`, gain if `high` is enough
-        total = torch.zeros(n, dtype=torch.float64, device=pool.device)
-        for part in some.split(max(1, BLOCK // 4 // n)):
-            least = low[part, None]
-            total += torch.clamp(similarity[part], least, high[part, None]).sub_(least).sum(0)
-        return total
-
     loss_scale = loss_gain().abs().amax().clamp(min=TINY) if cover or spread else 1.0
-    covers = rise(members[: len(sample) * cover], best, torch.full_like(best, torch.inf))  # (n,)
+    covers = rise(similarity, members[: len(sample) * cover], best, torch.full_like(best, torch.inf))  # (n,)
     cover_scale = covers.amax().clamp(min=TINY)
 
     def gain():  # (n,)
@@ -79,7 +68,8 @@ def select(
         logits.addmm_((held_out @ h + 1)[:, None], change, alpha=-step_size)
         if cover:
             better = torch.maximum(best, similarity.index_select(1, row)[:, 0])
-            covers.sub_(rise((better > best).nonzero()[:, 0] if looks_are_free(best.device) else members, best, better))
+            closer = (better > best).nonzero()[:, 0] if looks_are_free(best.device) else members
+            covers.sub_(rise(similarity, closer, best, better))
             best.copy_(better)
         if spread:
             near.add_((vectors @ vectors.index_select(0, row)[0]).clamp_(min=0))

@@ -75,7 +75,6 @@ def most_typical(
         best = torch.full((k,), -1.0, device=device).scatter_reduce_(0, cluster, typicality, "amax")
         candidates = torch.where(typicality == best[cluster], position, n)
         row = torch.full((k,), n, device=device).scatter_reduce_(0, cluster, candidates, "amin")
-        active = wanted > visit  # (k,)
-        rows[visit], scores[visit] = row.where(active, 0), best
-        left[row[active]] = False
+        rows[visit], scores[visit] = row.where(wanted > visit, 0), best
+        left[row[wanted > visit]] = False
     return rows, scores
