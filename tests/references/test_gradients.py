@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import nnls
+from test_baseline import Glister
 from test_kernels import assert_greedy, cosines
-from test_strategies import Glister, arrays, dense
+from test_strategies import arrays, dense
 
 from allround.errors import AllroundError
 from allround.kernels.fisher import exchange, inverses
