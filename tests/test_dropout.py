@@ -209,7 +209,7 @@ def test_draws_that_are_not_finite_are_one_clear_line_and_leave_nothing_behind(v
 
 def test_a_block_is_small_enough_for_many_passes_over_many_classes(tmp_path, monkeypatch):
     module = import_module("allround.views.mc_dropout")
-    monkeypatch.setattr(module, "NUMBERS", 30 * 5 * 4)  # blocks of four images
+    monkeypatch.setattr("allround.views._draws.NUMBERS", 30 * 5 * 4)  # blocks of four images
     seen = []
     monkeypatch.setattr(
         module, "draws", lambda model, block, *rest: seen.append(len(block)) or draws(model, block, *rest)

@@ -71,3 +71,34 @@ def moments(scale: tuple[Sequence[float], Sequence[float]], device: str) -> tupl
     from allround.learners.augmentation import moments as tensors
 
     return tensors(*scale, torch.device(device))
+
+
+def whole(what: str, values: Any) -> np.ndarray:
+    """Indices or labels as a vector (m,) of int64; no mask, no fractions."""
+    values = np.asarray(values)
+    if values.size and not np.issubdtype(values.dtype, np.integer):
+        raise AllroundError(f"{what}: must be whole numbers, one for each example, not of type {values.dtype}.")
+    return values.astype(np.int64).reshape(-1)
+
+
+def check_model(model: Any) -> None:
+    """That a model is one that strategies can look through."""
+    if model is None:
+        return
+    if not hasattr(model, "body") or not hasattr(model, "head"):
+        raise AllroundError(
+            f"model must be an allround.learners.model.Classifier(body, head), not a {type(model).__name__}; wrap it."
+        )
+    if model.training:
+        raise AllroundError("model is in training mode, in which every look at it gives something else; model.eval().")
+
+
+def check_scale(images: Any, scale: Any) -> None:
+    """That images in bytes come with what to normalise them by, and others without."""
+    stored, channels = str(getattr(images, "dtype", "uint8")).endswith("uint8"), images.shape[-1]
+    if not stored and scale is not None:
+        raise AllroundError("images that are no uint8 are taken as normalised; leave scale out.")
+    if stored and (scale is None or [np.shape(part) for part in scale] != [(channels,)] * 2):
+        raise AllroundError(
+            f"uint8 images need scale=(mean, std): {channels} numbers on the scale 0..1 each, one for every channel."
+        )

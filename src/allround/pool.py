@@ -19,7 +19,7 @@ import numpy as np
 from allround import example_sets
 from allround.artifacts import open_view, read_labels, same_dataset
 from allround.errors import AllroundError, unknown
-from allround.fields import ROW_AXIS, Field, held, moments, stored, tensor
+from allround.fields import ROW_AXIS, Field, check_model, check_scale, held, moments, stored, tensor, whole
 from allround.views import base
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ class Pool:
         self.fields, self.size, self.device, self.views = dict(fields), size, device, views
         self.posterior, self.model, self.scale, self.classes, self.truth = "point", model, scale, classes, truth
         self.has = views | ({"model"} if model is not None else set()) | ({"images"} & set(fields))
-        _check_model(model)
-        self.labelled = _whole("labelled", labelled)
-        self.labels = None if labels is None else _whole("labels", labels)
+        check_model(model)
+        self.labelled = whole("labelled", labelled)
+        self.labels = None if labels is None else whole("labels", labels)
         _check_labelled(self.labelled, self.labels, size)
         self.unlabelled = np.delete(np.arange(size), self.labelled)  # (n,)
         self.sets: dict[str, np.ndarray] = {}
@@ -88,8 +88,8 @@ class Pool:
                 raise unknown("set", name, example_sets.NAMES, "pool")
         for name, index in (sets or {}).items():
             known = (set_labels or {}).get(name)
-            labels = None if known is None else _whole(f"labels of set '{name}'", known)
-            self._add_set(name, _whole(f"set '{name}'", index), labels)
+            labels = None if known is None else whole(f"labels of set '{name}'", known)
+            self._add_set(name, whole(f"set '{name}'", index), labels)
 
     @classmethod
     def open(
@@ -128,7 +128,7 @@ class Pool:
             raise AllroundError("Pool.open without views cannot know the pool's size; give it as size=.")
         if images is not None:
             fields["images"] = held("images", images, in_memory=False)
-            _check_scale(images, more.get("scale"))
+            check_scale(images, more.get("scale"))
         there = frozenset(base(name) for name in views)
         return cls(fields, size=size, labelled=labels.index, labels=labels.label, device=device, views=there, **more)
 
@@ -162,7 +162,7 @@ class Pool:
         arrays = {"features": features, "logits": logits, "mc_logits": mc_logits, "images": images}
         fields = {name: held(name, array) for name, array in arrays.items() if array is not None}
         if images is not None:
-            _check_scale(images, more.get("scale"))
+            check_scale(images, more.get("scale"))
         sizes = {name: arrays[name].shape[ROW_AXIS.get(name, 0)] for name in fields}
         if size is not None:
             sizes["size"] = size
@@ -464,36 +464,6 @@ class Pool:
         # A stable sort and not topk, whose order among equals differs between devices.
         values, rows = scores.sort(stable=True, descending=descending)
         return self.picks(rows[:budget], values[:budget])
-
-
-def _whole(what: str, values: Any) -> np.ndarray:
-    """Indices or labels as a vector (m,) of int64; no mask, no fractions."""
-    values = np.asarray(values)
-    if values.size and not np.issubdtype(values.dtype, np.integer):
-        raise AllroundError(f"{what}: must be whole numbers, one for each example, not of type {values.dtype}.")
-    return values.astype(np.int64).reshape(-1)
-
-
-def _check_model(model: Any) -> None:
-    if model is None:
-        return
-    if not hasattr(model, "body") or not hasattr(model, "head"):
-        raise AllroundError(
-            f"model must be an allround.learners.model.Classifier(body, head), not a {type(model).__name__}; wrap it."
-        )
-    if model.training:
-        raise AllroundError("model is in training mode, in which every look at it gives something else; model.eval().")
-
-
-def _check_scale(images: Any, scale: Any) -> None:
-    """That images in bytes come with what to normalise them by, and others without."""
-    stored, channels = str(getattr(images, "dtype", "uint8")).endswith("uint8"), images.shape[-1]
-    if not stored and scale is not None:
-        raise AllroundError("images that are no uint8 are taken as normalised; leave scale out.")
-    if stored and (scale is None or [np.shape(part) for part in scale] != [(channels,)] * 2):
-        raise AllroundError(
-            f"uint8 images need scale=(mean, std): {channels} numbers on the scale 0..1 each, one for every channel."
-        )
 
 
 def _check_labelled(labelled: np.ndarray, labels: np.ndarray | None, size: int) -> None:

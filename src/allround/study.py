@@ -111,8 +111,10 @@ def load(config: Mapping[str, Any], root: Path) -> Study:
         rounds=entry["rounds"],
         seeds=list(range(seeds)) if isinstance(seeds, int) else seeds,
     )
-    for name, entry in study.strategies.items():
-        strategies.check_partitions(entry["hyperparameters"].get("partitions", 1), study.budget, f"{path}: '{name}': ")
+    for name, strategy in study.strategies.items():
+        strategies.check_partitions(
+            strategy["hyperparameters"].get("partitions", 1), study.budget, f"{path}: '{name}': "
+        )
     for name, dataset in study.datasets.items():
         _check_dataset(study, name, dataset, Path(config["data"]), path)
     return study

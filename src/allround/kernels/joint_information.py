@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allround.kernels.mixtures import TINY, expected_entropy
+from allround.kernels.mixtures import expected_entropy
+from allround.kernels.products import TINY
 from allround.kernels.repeat import repeat
 
 OUTCOMES = {"cpu": 1 << 22, "cuda": 1 << 25}  # of gains computed in one step

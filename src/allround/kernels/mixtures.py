@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from allround.kernels.products import TINY
+
 SPACE = {"cpu": 1 << 18, "cuda": 1 << 24}  # numbers in a temporary: on a CPU, what its cache holds
-TINY = torch.finfo(torch.float32).tiny
 
 
 def expected_entropy(weights: Tensor, mass: Tensor, draws: Tensor) -> Tensor:

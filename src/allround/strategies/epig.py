@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 
-from allround.kernels.mixtures import TINY, expected_entropy
+from allround.kernels.mixtures import expected_entropy
+from allround.kernels.products import TINY
 
 NEEDS = {"samples": None, "query": {"target": ["query"]}}
 

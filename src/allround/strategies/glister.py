@@ -20,10 +20,9 @@ import torch
 from allround.kernels.facility_location import looks_are_free, rise
 from allround.kernels.greedy import greedy
 from allround.kernels.matching_pursuit import along
-from allround.kernels.products import residuals, unit
+from allround.kernels.products import TINY, residuals, unit
 
 NEEDS = {"outputs", "validation"}
-TINY = torch.finfo(torch.float32).tiny
 
 
 def select(

@@ -16,7 +16,7 @@ SEVERAL = "ensemble"  # the view that looks through more models than one
 
 def names() -> list[str]:
     """The views there are."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
 
 
 def with_samples(name: str, samples: int) -> str:

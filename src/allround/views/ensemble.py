@@ -11,11 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from allround.artifacts import create_view
-from allround.learners.inference import in_blocks
 from allround.learners.model import Classifier
-
-NUMBERS = 2**22  # logits of one block, all members together
+from allround.views._draws import write_draws
 
 
 def write(
@@ -36,19 +33,8 @@ def write(
     for model in models:
         model.eval()
 
-    def forward(start: int, block: torch.Tensor) -> tuple[torch.Tensor]:
-        return (torch.stack([model(block) for model in models]),)
+    def forward(start: int, block: torch.Tensor) -> torch.Tensor:
+        return torch.stack([model(block) for model in models])
 
-    most = max(1, NUMBERS // (shape[0] * shape[1]))
-    whole = create_view(
-        path,
-        view,
-        rows=len(images),
-        fields={"mc_logits": shape},
-        dtypes={"mc_logits": "float32"},
-        identity=identity,
-        digest=digest,
-    )
-    with whole as out:
-        for start, logits in in_blocks(forward, images, mean=mean, std=std, device=device, most=most):
-            out.write(start, mc_logits=logits)
+    place = {"mean": mean, "std": std, "device": device, "identity": identity, "digest": digest}
+    write_draws(path, view, forward, images, shape, **place)

@@ -9,12 +9,9 @@ import numpy as np
 import torch
 
 from allround import views
-from allround.artifacts import create_view
 from allround.learners.dropout import draws, on_features
-from allround.learners.inference import in_blocks
 from allround.learners.model import Classifier
-
-NUMBERS = 2**22  # logits of one block, all passes together
+from allround.views._draws import write_draws
 
 
 def write(
@@ -32,25 +29,14 @@ def write(
 ) -> None:
     """Write the view of all images; neither they nor the logits have to fit in memory."""
     model, shape = models[0], (views.samples(view), models[0].head.out_features)
-    n, height, width, channels = images.shape
+    _, height, width, channels = images.shape
     drop = on_features(model, torch.zeros(1, channels, height, width, device=device))
 
-    def forward(start: int, block: torch.Tensor) -> tuple[torch.Tensor]:
-        return (draws(model, block, [_seed(seeds, number, start) for number in range(shape[0])], drop),)
+    def forward(start: int, block: torch.Tensor) -> torch.Tensor:
+        return draws(model, block, [_seed(seeds, number, start) for number in range(shape[0])], drop)
 
-    most = max(1, NUMBERS // (shape[0] * shape[1]))
-    whole = create_view(
-        path,
-        view,
-        rows=n,
-        fields={"mc_logits": shape},
-        dtypes={"mc_logits": "float32"},
-        identity=identity,
-        digest=digest,
-    )
-    with whole as out:
-        for start, logits in in_blocks(forward, images, mean=mean, std=std, device=device, most=most):
-            out.write(start, mc_logits=logits)
+    place = {"mean": mean, "std": std, "device": device, "identity": identity, "digest": digest}
+    write_draws(path, view, forward, images, shape, **place)
 
 
 def _seed(seeds: np.random.SeedSequence, *key: int) -> int:
