@@ -28,4 +28,4 @@ rule all:
     default_target: True
     input:
         f"{STUDY_DIR}/report.html",
-        all_metrics,  # so that a deleted result is made again
+        unfinished_metrics,  # so that a deleted result is made again

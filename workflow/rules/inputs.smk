@@ -110,8 +110,14 @@ def label_input(wildcards):
     return unless_finished(made, labels_identity(wildcards), files)
 
 
-def all_metrics(wildcards):
-    return [in_cell(cell, "metrics.json") for cell in STUDY.cells()]
+def unfinished_metrics(wildcards):
+    """The trainings that are still to be made; of a finished study Snakemake looks at no cell."""
+    return [
+        path
+        for cell in STUDY.cells()
+        if forced()
+        or not made_by(path := in_cell(cell, "metrics.json"), plan.train(STUDY, cell))
+    ]
 
 
 def device(wildcards, output):
