@@ -28,7 +28,7 @@ from allround.study import Study
 BLOCK = 4096
 TIGHT = 0.9  # of the free space: beyond it a warning
 MOMENTS = {"sgd": 1, "adam": 2, "adamw": 2}  # tensors as large as the weights in the state of a training
-REPORT = 3 << 20  # report.html with its script, figures, tables
+REPORT = 5 << 20  # report.html with the script that draws it, figures, tables
 # blocks of small files, each with Snakemake's record of it
 TRAIN, EMBED, QUERY, LABEL, FOLDERS = 6, 4, 5, 5, 4
 
