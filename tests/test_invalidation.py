@@ -213,6 +213,27 @@ def test_a_new_strategy_runs_without_touching_finished_work(copy):
     assert copy.planned() == {}
 
 
+@pytest.mark.parametrize(
+    ("files", "at_once", "with_one_more_round"),
+    [
+        (["results/datasets/*.h5"], {}, {"dataset": 1}),
+        (["results/digits/*/*/*/*/*/cost", "results/digits/*/*/*/*/*/log"], {}, {}),
+        (["results/digits/*/*/*/*/round001/*.csv", ".snakemake/log", ".snakemake/auxiliary"], {}, {}),
+        ([".snakemake/metadata/*", ".snakemake/incomplete"], {}, {}),
+        (["results/studies/tiny"], ALL, {}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_deletion_costs_what_the_page_on_disk_says(bare, files, at_once, with_one_more_round):
+    for pattern in files:
+        for path in bare.root.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert bare.planned() == at_once
+    one_more_round(bare)
+    usual = {"query": 3, "label": 3, "train": 5, "embed": 2, **ALL}
+    assert bare.planned() == usual | with_one_more_round
+
+
 @pytest.mark.parametrize("change", [one_more_round, one_more_strategy], ids=name)
 def test_without_checkpoints_a_larger_study_leaves_every_finished_result_as_it_was(bare, change):
     before = {path: whole for path, whole in bare.files().items() if not path.startswith("datasets")}

@@ -38,7 +38,7 @@ class Need:
     """Bytes that a study will still write: what stays, by kind, and what is deleted after use.
 
     temporary: at most at one time; step: what one round needs at the least
-    again: finished trainings whose checkpoints are gone and needed; unknown: datasets of unknown size
+    arms: how many go on, of every seed; again: finished trainings whose checkpoints are gone and needed; unknown: datasets of unknown size
     """
 
     dataset: int = 0
@@ -47,6 +47,7 @@ class Need:
     small: int = 0
     temporary: int = 0
     step: int = 0
+    arms: int = 0
     again: int = 0
     unknown: tuple[str, ...] = ()
 
@@ -78,7 +79,7 @@ def need(study: Study, *, data: Path, keep: Collection[str], jobs: int, made: Ma
         parts += [_learner(study, name, learner, pool, keep, made) for learner in study.learners]
     whole = sum(parts, Need(small=REPORT))
     step = max(part.step for part in parts)
-    return replace(whole, temporary=whole.temporary + jobs * step, step=step)
+    return replace(whole, temporary=whole.temporary + min(jobs, whole.arms) * step, step=step)
 
 
 def check(need: Need, name: str, results: Path) -> tuple[str, bool]:
@@ -122,10 +123,11 @@ def _learner(study: Study, dataset: str, learner: str, pool: Shapes, keep: Colle
         return Need()
     settings = study.learners[learner]
     network = size(settings, pool.train[1:], pool.classes)
-    checkpoint = _blocks(network.weights + 304 * network.tensors + 2048)  # torch's archive, class names, the identity
+    checkpoint = _blocks(network.weights + 304 * network.tensors + 3072)  # torch's archive, settings, the identity
     state = _blocks((1 + MOMENTS[settings["optimiser"]["name"]]) * network.weights)
     view = {name: _blocks(view_bytes(name, pool, network)) for name in jobs.kinds}
-    need = Need(small=_small(study, jobs), step=state, again=jobs.again)
+    arms = len({(cell.arm, cell.seed) for cell in jobs.trained})
+    need = Need(small=_small(study, jobs), step=state, arms=arms, again=jobs.again)
     if "checkpoints" in keep:
         need += Need(checkpoints=checkpoint * (len(jobs.checkpoints) + len(jobs.members)))
     else:
