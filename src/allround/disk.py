@@ -28,7 +28,7 @@ from allround.study import Study
 BLOCK = 4096
 TIGHT = 0.9  # of the free space: beyond it a warning
 MOMENTS = {"sgd": 1, "adam": 2, "adamw": 2}  # tensors as large as the weights in the state of a training
-REPORT = 5 << 20  # report.html with the script that draws it, figures, tables
+PAGE, CURVE, PAIR = 4_900_000, 28_000, 3_000  # bytes of the report: its script; figures, a strategy and a pair of them
 # blocks of small files, each with Snakemake's record of it
 TRAIN, EMBED, QUERY, LABEL, FOLDERS = 6, 4, 5, 5, 4
 
@@ -38,7 +38,8 @@ class Need:
     """Bytes that a study will still write: what stays, by kind, and what is deleted after use.
 
     temporary: at most at one time; step: what one round needs at the least
-    arms: how many go on, of every seed; again: finished trainings whose checkpoints are gone and needed; unknown: datasets of unknown size
+    arms: how many go on, of every seed
+    again: finished trainings whose checkpoints are gone and needed; unknown: datasets of unknown size
     """
 
     dataset: int = 0
@@ -77,7 +78,7 @@ def need(study: Study, *, data: Path, keep: Collection[str], jobs: int, made: Ma
             continue
         parts.append(Need(dataset=0 if there else _blocks(pool.bytes)))
         parts += [_learner(study, name, learner, pool, keep, made) for learner in study.learners]
-    whole = sum(parts, Need(small=REPORT))
+    whole = sum(parts, Need(small=_report(study)))
     step = max(part.step for part in parts)
     return replace(whole, temporary=whole.temporary + min(jobs, whole.arms) * step, step=step)
 
@@ -158,6 +159,13 @@ def view_bytes(view: str, pool: Shapes, network: Size) -> int:
         block = min(rows, max(1, artifacts.CHUNK_BYTES // row))
         total += -(-rows // block) * block * row
     return total
+
+
+def _report(study: Study) -> int:
+    """The page, and its figures for every dataset and learner."""
+    strategies = len(study.strategies)
+    figures = len(study.datasets) * len(study.learners) * (CURVE * strategies + PAIR * strategies**2)
+    return _blocks(PAGE + figures)
 
 
 def _small(study: Study, jobs: Jobs) -> int:

@@ -112,12 +112,16 @@ def label_input(wildcards):
 
 def unfinished_metrics(wildcards):
     """The trainings that are still to be made; of a finished study Snakemake looks at no cell."""
+    everything = forced()
     return [
-        path
+        in_cell(cell, "metrics.json")
         for cell in STUDY.cells()
-        if forced()
-        or not made_by(path := in_cell(cell, "metrics.json"), plan.train(STUDY, cell))
+        if everything or not trained(cell)
     ]
+
+
+def trained(cell):
+    return made_by(in_cell(cell, "metrics.json"), plan.train(STUDY, cell))
 
 
 def device(wildcards, output):
