@@ -17,7 +17,7 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/common.smk"  # the checked study, cells, what is finished
 include: "workflow/rules/inputs.smk"  # inputs and identities of every rule
-include: "workflow/rules/disk.smk"  # what the study will write, against the free space
+include: "workflow/rules/targets.smk"  # what is still to be made, and whether it fits the disk
 include: "workflow/rules/data.smk"  # sources -> dataset.h5 -> seed set
 include: "workflow/rules/train.smk"  # train -> embed, round after round
 include: "workflow/rules/query.smk"  # query -> label, round after round

@@ -157,7 +157,7 @@ def test_an_ensemble_and_a_warm_start_hold_a_checkpoint_for_every_arm(finished, 
 def test_trainings_that_run_again_for_their_checkpoint_are_foretold(bare):
     bare.edit("config/studies/tiny.yaml", "rounds: 3", "rounds: 4")
     output = bare.snakemake("-n", "--quiet", "rules")
-    assert "2 finished trainings run again, because their checkpoints were not kept" in output
+    assert "Finished trainings that run again, because their checkpoints were not kept: 2." in output
 
 
 def test_a_study_that_cannot_fit_is_refused_in_one_line_before_it_starts(workspace):

@@ -104,7 +104,7 @@ def check(need: Need, name: str, results: Path) -> tuple[str, bool]:
     if need.unknown:
         line += f" Not counted: {', '.join(need.unknown)}, whose size is known once converted."
     if need.again:
-        line += f" {need.again} finished trainings run again, because their checkpoints were not kept."
+        line += f" Finished trainings that run again, because their checkpoints were not kept: {need.again}."
     tight = need.stays + need.temporary > TIGHT * free
     return f"{line} This will be tight: free some space." if tight else line, tight
 

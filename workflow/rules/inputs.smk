@@ -110,20 +110,6 @@ def label_input(wildcards):
     return unless_finished(made, labels_identity(wildcards), files)
 
 
-def unfinished_metrics(wildcards):
-    """The trainings that are still to be made; of a finished study Snakemake looks at no cell."""
-    everything = forced()
-    return [
-        in_cell(cell, "metrics.json")
-        for cell in STUDY.cells()
-        if everything or not trained(cell)
-    ]
-
-
-def trained(cell):
-    return made_by(in_cell(cell, "metrics.json"), plan.train(STUDY, cell))
-
-
 def device(wildcards, output):
     return config["device"]
 

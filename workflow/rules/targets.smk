@@ -1,8 +1,22 @@
-"""The disk: what a study will still write, against the space that is free, before its first job starts."""
+"""What the study asks for: the trainings that are still to be made, if what they write fits the disk."""
 
 from snakemake.logging import logger
 
 from allround import disk
+
+
+def unfinished_metrics(wildcards):
+    """The trainings that are still to be made; of a finished study Snakemake looks at no cell."""
+    everything = forced()
+    return [
+        in_cell(cell, "metrics.json")
+        for cell in STUDY.cells()
+        if everything or not trained(cell)
+    ]
+
+
+def trained(cell):
+    return made_by(in_cell(cell, "metrics.json"), plan.train(STUDY, cell))
 
 
 def results_that_fit(wildcards):
