@@ -184,6 +184,12 @@ def test_without_checkpoints_a_change_reruns_no_more_than_the_trainings_whose_mo
     assert bare.planned() == (reruns | {"train": reruns["train"] + again} if again else reruns)
 
 
+def test_a_finished_study_is_planned_without_looking_at_its_cells(copy):
+    assert "metrics.json" not in copy.snakemake("--summary")
+    lose_one_result(copy)
+    assert copy.snakemake("--summary").count("metrics.json") == 1
+
+
 def test_a_study_that_names_the_same_things_shares_all_of_their_work(copy):
     copy.study("other", (copy.root / "config/studies/tiny.yaml").read_text().replace("margin, glister", "margin"))
     assert copy.planned(study="other") == ALL
