@@ -13,7 +13,7 @@ gc.set_threshold(200_000, 50, 100)
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))  # this clone's code, whatever is installed elsewhere
 
-from allround import layout, plan, study, views
+from allround import gpus, layout, plan, study, views
 from allround.artifacts import identity_of
 from allround.errors import AllroundError
 from allround.launch import offer, withdraw
@@ -41,6 +41,9 @@ STUDY_DIR = f"results/studies/{STUDY.name}"
 CELL = "results/{dataset}/{learner}/{start}/{arm}/seed{seed}/round{round}"
 START = CELL.replace("{arm}", layout.START).replace("{round}", "000")
 GPU = int(study.wants_gpu(config["device"]))
+GPU_PLACES = gpus.share(config["jobs_per_gpu"])
+if "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", GPU_PLACES)
 
 
 wildcard_constraints:
