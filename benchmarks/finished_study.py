@@ -35,7 +35,7 @@ def finish(root: Path, study: str) -> None:
     """Finish `study` in a workspace with jobs that create their outputs and do nothing else."""
     rules = {path: path.read_text(encoding="utf-8") for path in (root / "workflow/rules").glob("*.smk")}
     for path, text in rules.items():
-        path.write_text(re.sub(r'shell:\n(?: +".*"\n)+', EMPTY, text), encoding="utf-8")
+        path.write_text(re.sub(r"shell:\n(?: {8}.*\n)+", EMPTY, text), encoding="utf-8")
     try:
         subprocess.run(
             [sys.executable, "-m", "snakemake", "--cores", "all", "--quiet", "all", "--config", f"study={study}"],
