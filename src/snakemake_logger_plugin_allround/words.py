@@ -1,0 +1,77 @@
+"""The words of the progress line. Nothing here knows Snakemake or a terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+SHOWN = 3  # running jobs that a line names where its width is not limited
+
+
+def line(progress: dict, now: float, width: int | None = None) -> str:
+    """One line of how far a run is: rounds done, what runs, when it will end.
+
+    progress: as in the state file (see `run.Run.progress`); width: cut to so many characters, naming fewer jobs first
+    """
+    share = f" · {math.floor(100 * progress['done'] / progress['total'])} %" if progress["total"] else ""
+    head = f"{progress['study']}  {done(progress)}{share}"
+    failed = len(progress["failed"])
+    tail = [f"{failed} failed"] * bool(failed) + ([end(progress["ends"], now)] if progress["ends"] else [])
+    running = [job["name"] for job in progress["running"]]
+    for shown in range(len(running) if width else min(SHOWN, len(running)), -1, -1):
+        more = [f"+{len(running) - shown} more"] if 0 < shown < len(running) else []
+        more = [f"{len(running)} running"] if not shown and running else more
+        text = " · ".join(filter(None, [head, ", ".join([*running[:shown], *more]), *tail]))
+        if not width or len(text) <= width:
+            return text
+    return cut(text, width)
+
+
+def done(progress: dict) -> str:
+    """How much is done: rounds where the workflow has rounds, else jobs."""
+    finished, total, what = progress["done"], progress["total"], progress["unit"]
+    return f"{finished} of {total} {what}"
+
+
+def end(ends: float, now: float) -> str:
+    """'3 min left, ends 14:32'."""
+    clock = time.localtime(ends)
+    near = time.strftime("%j %Y", clock) == time.strftime("%j %Y", time.localtime(now))
+    shape = "%H:%M" if near else ("%a %H:%M" if ends - now < 6 * 86400 else "%d %b %H:%M")
+    return f"{span(max(ends - now, 1), coarse=True)} left, ends {time.strftime(shape, clock)}"
+
+
+def span(seconds: float, coarse: bool = False) -> str:
+    """A length of time for people: 8 s, 40 s, 3 min, 2 h 10 min, 4 d 3 h; finer than a coarse one: 2 min 8 s."""
+    if seconds < 60:
+        return f"{max(1, math.ceil(seconds / 10) * 10 if coarse and seconds > 15 else round(seconds))} s"
+    if seconds < 3600:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes + (rest >= 30)} min" if coarse or not rest else f"{minutes} min {rest} s"
+    minutes = round(seconds / 60)
+    if coarse:
+        minutes = round(minutes, -1) if minutes >= 120 else 5 * round(minutes / 5)
+    if minutes < 1440:
+        return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
+    hours = round(minutes / 60)
+    return f"{hours // 24} d {hours % 24} h" if hours % 24 else f"{hours // 24} d"
+
+
+def count(number: int, word: str) -> str:
+    """'1 job', '2 jobs'."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def cut(text: str, width: int) -> str:
+    """Text of at most so many characters."""
+    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"[:width]
+
+
+def failures(failed: Sequence[dict], most: int = 10) -> list[str]:
+    """Two lines a failed job: its name and cause, its log."""
+    lines = []
+    for job in failed[:most]:
+        lines.append(f"  {job['name']}: {job['cause']}")
+        lines += [f"    log: {log}" for log in job["logs"]]
+    return [*lines, *([f"  and {len(failed) - most} more"] if len(failed) > most else [])]
