@@ -16,7 +16,10 @@ from snakemake_logger_plugin_allround.plan import MEMBER, TRAIN, Job
 
 # Seconds of jobs that are short whatever the study is; used until one of their kind has ended.
 SHORT = {"all": 0.0, "seed_set": 1.0, "label": 1.0, "collect": 4.0, "report": 8.0}
-FORGET = 0.97  # weight of a duration when the next of its kind arrives: a machine's load changes
+FORGET = 0.97  # weight of a duration when the next of its kind arrives
+LATELY = 0.93  # the same for the pace of all jobs, against what was expected of them: a machine's load changes
+CALM = 3.0  # jobs' worth of belief that the pace is what it was
+SETTLED = 5.0  # durations from which on a kind's mean moves slowly, so that the pace is told apart from it
 REACH = 2.0  # how far beyond the labels seen so far a training's time is extrapolated before its growth is known
 GROWTH = 0.5  # growth with labels, 0 (none) to 1 (proportional), that is believed before there is evidence
 DOUBT = 0.1  # weight of that belief, in the units of the squared relative spread of labels
@@ -68,17 +71,21 @@ class Durations:
         self._trends: dict[tuple[str, ...], Trend] = {}
         self._prior: dict[tuple[str, ...], Trend] = {}
         self._scale: dict[tuple[str, ...], list[float]] = {}  # [seconds seen, seconds that the prior expected]
+        self._pace = [CALM, CALM]  # lately, each job relative to what was expected of it: [seen, expected]
         for kind, labels, seconds in prior:
             self._prior.setdefault(kind, Trend()).add(labels, seconds)
 
     def add(self, kind: tuple[str, ...], labels: int, seconds: float) -> None:
         """Count the duration of a job that has ended; O(1)."""
-        for part in (kind, kind[:3], kind[:1]):
-            self._trends.setdefault(part, Trend()).add(labels, seconds)
         if kind in self._prior:
             expected = self._prior[kind].at(labels)
             seen = self._scale.setdefault(kind, [expected, expected])  # one observation's worth of belief
-            seen[:] = [FORGET * seen[0] + seconds, FORGET * seen[1] + expected]
+            seen[:] = [LATELY * seen[0] + seconds, LATELY * seen[1] + expected]
+        elif (trend := self._trends.get(kind)) and trend.weight >= SETTLED and trend.d > 0:
+            seen, usual = self._pace
+            self._pace = [LATELY * seen + min(seconds / trend.at(labels), 5.0), LATELY * usual + 1]
+        for part in (kind, kind[:3], kind[:1]):
+            self._trends.setdefault(part, Trend()).add(labels, seconds)
 
     def expect(self, kind: tuple[str, ...], labels: int) -> float | None:
         """Expected seconds of a job; None where nothing says."""
@@ -87,7 +94,9 @@ class Durations:
             return self._prior[kind].at(labels) * seen / max(expected, 1e-9)
         for part in (kind, kind[:3], kind[:1]):
             if trend := self._trends.get(part):
-                return trend.at(labels) if kind[0] not in (TRAIN, MEMBER) or trend.reaches(labels) else None
+                if kind[0] in (TRAIN, MEMBER) and not trend.reaches(labels):
+                    return None
+                return trend.at(labels) * (self._pace[0] / self._pace[1] if trend.weight >= SETTLED else 1)
         if kind[0] == MEMBER:
             return self.expect((TRAIN, *kind[1:]), labels)
         return SHORT.get(kind[0])

@@ -1,4 +1,4 @@
-"""The log handler: which of Snakemake's records are printed, and what they mean for the progress line."""
+"""The log handler: which of Snakemake's records are printed, and the line below them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from logging import LogRecord
 from pathlib import Path
@@ -15,15 +16,18 @@ from pathlib import Path
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
-from snakemake_logger_plugin_allround import state, words
-from snakemake_logger_plugin_allround.plan import read_plan, running_workflow
-from snakemake_logger_plugin_allround.run import Run, cause_in, last_words, places
+from snakemake_logger_plugin_allround import words
+from snakemake_logger_plugin_allround.failures import cause_in, last_words
+from snakemake_logger_plugin_allround.run import Run
 from snakemake_logger_plugin_allround.screen import Screen
+from snakemake_logger_plugin_allround.watch import Watch
 
 TICK = 0.25  # seconds between two looks at whether the line has changed
 PLAIN = 10.0  # seconds between two lines where there is no terminal, at least; more in a long run
-BEAT = 10.0  # seconds after which the state file is written again though nothing has changed
-JOBS = {LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.GROUP_INFO, LogEvent.PROGRESS}
+JOBS = {
+    *(LogEvent.JOB_INFO, LogEvent.JOB_STARTED, LogEvent.JOB_FINISHED, LogEvent.GROUP_INFO),
+    *(LogEvent.PROGRESS, LogEvent.SHELLCMD, LogEvent.RUN_INFO),
+}
 NOISE = re.compile(
     r"Config file |Assuming unrestricted|Workflow has started|Building DAG|Using shell:|Provided |Rules claiming|"
     r"Group jobs: |Conda environments: |Singularity containers: |Select jobs|Execute |Removing temporary output|"
@@ -45,40 +49,32 @@ class LogHandler(LogHandlerBase):
         from snakemake.logging import ColorizingTextHandler, DefaultFilter, DefaultFormatter
 
         wish = self.common_settings
-        self.stream = sys.stdout if wish.stdout else sys.stderr
+        stream = sys.stdout if wish.stdout else sys.stderr
         self.usual = ColorizingTextHandler(
             nocolor=wish.nocolor or "NO_COLOR" in os.environ,
-            stream=self.stream,
+            stream=stream,
             formatter=DefaultFormatter(wish.quiet, wish.show_failed_logs),
             filter=DefaultFilter(wish.quiet, wish.debug_dag, wish.verbose, wish.dryrun, wish.printshellcmds),
         )
-        plain = getattr(self.settings, "plain", False)
-        self.watches = not (wish.dryrun or _asked("--touch", "-t"))
-        self.shows = self.watches and not wish.quiet and not plain
-        self.usual_too = wish.verbose or wish.printshellcmds or wish.debug_dag
-        self.screen = Screen(self.stream)
-        self.run: Run | None = None
-        self.folder = Path.cwd() / ".snakemake"
+        self.watches = not (wish.dryrun or _touches(sys.argv[1:]))
+        self.shows = self.watches and not wish.quiet and not getattr(self.settings, "plain", False)
+        self.noisy = wish.verbose or wish.printshellcmds or wish.debug_dag
+        self.screen, self.watch = Screen(stream), Watch()
         self.held: list[LogRecord] = []  # printed after all if no run comes of it
         self.errors: list[LogRecord] = []  # exceptions of jobs, until the job's own record comes
-        self.grouped: set[int] = set()
-        self.cores: int | None = None
-        self.provided: dict = {}
-        self.asked: dict[str, dict] = {}
-        self.changed = self.said = self.saved = 0.0
+        self.grouped: set[int] = set()  # jobs whose failure was told with their group's
+        self.said = 0.0  # when the last line was printed where there is no terminal
         self.over = threading.Event()
         self.broken = self.closed = False
 
     def emit(self, record: LogRecord) -> None:
         """Take one record. Whatever goes wrong in here, the run goes on, and is logged as Snakemake does it."""
         try:
-            if self.broken:
-                self.usual.handle(record)
-            elif self.shows:
+            if self.watches and not self.broken:
+                self._note(record)
+            if self.shows and not self.broken:
                 self._take(record)
             else:
-                if self.watches:
-                    self._note(record)
                 self.usual.handle(record)
         except Exception as error:
             self._break(error, record)
@@ -95,39 +91,48 @@ class LogHandler(LogHandlerBase):
                     self._break(error)
         super().close()
 
+    def _note(self, record: LogRecord) -> None:
+        planned = self.watch.run is not None
+        self.watch.note(record)
+        event = getattr(record, "event", None)
+        if event == LogEvent.JOB_ERROR and not self.shows:
+            self.watch.fail({"jobid": record.jobid, "rule_name": record.rule_name}, list(record.log))
+        if self.watch.run and not planned:
+            if self.shows:
+                jobs = words.count(len(self.watch.run.plan.jobs), "job")
+                progress = self.watch.run.progress(time.time())
+                self.screen.say(f"{progress['study']}: {words.done(progress)} done, {jobs} to run")
+            threading.Thread(target=self._keep_up, name="allround-progress", daemon=True).start()
+
     # --- what is printed ----------------------------------------------------------------------------------------------
 
     def _take(self, record: LogRecord) -> None:
-        event, text = getattr(record, "event", None), str(record.getMessage())
-        fresh = self.run is None
-        self._note(record)
-        if event == LogEvent.RUN_INFO and self.run:
+        event, text, run = getattr(record, "event", None), str(record.getMessage()), self.watch.run
+        if run is not None:
             self.held.clear()
-            self._print(record, usual=self.usual_too)
-            if fresh:
-                self._start()
-        elif event == LogEvent.JOB_ERROR:
+        if event == LogEvent.JOB_ERROR:
             self._failed(record)
         elif event == LogEvent.GROUP_ERROR:
             self._group_failed(record)
-        elif event == LogEvent.ERROR and "CalledProcessError" in text and self.run and not self.usual_too:
+        elif self.noisy:
+            self._print(record)
+        elif event == LogEvent.ERROR and run is not None and "CalledProcessError" in text:
             self.errors.append(record)
-        elif event in (LogEvent.JOB_INFO, LogEvent.SHELLCMD, *JOBS):
-            self._print(record, usual=self.usual_too)
-        elif record.levelno <= logging.INFO and NOISE.match(text) and not self.usual_too:
-            if self.run is None:
+        elif run is not None and event in JOBS:
+            pass
+        elif record.levelno <= logging.INFO and NOISE.match(text):
+            if run is None:
                 self.held.append(record)
                 if self.screen.in_place and text.startswith("Building DAG"):
                     self.screen.show("planning ...")
-        elif not (self.run and self.run.failed and EPILOGUE.match(text)) or self.usual_too:
+        elif not (run and run.failed and EPILOGUE.match(text)):
             if record.levelno != logging.WARNING:
                 self._release()
             self._print(record)
 
-    def _print(self, record: LogRecord, usual: bool = True) -> None:
-        if usual:
-            self.screen.clear()
-            self.usual.handle(record)
+    def _print(self, record: LogRecord) -> None:
+        self.screen.clear()
+        self.usual.handle(record)
 
     def _release(self) -> None:
         """Print what was held back."""
@@ -137,48 +142,32 @@ class LogHandler(LogHandlerBase):
 
     def _say(self, level: int, text: str) -> None:
         """Print in the colour of a level."""
-        self._print(logging.LogRecord("allround", level, __file__, 0, text, None, None))
-
-    def _start(self) -> None:
-        run, now = self.run, time.time()
-        jobs = words.count(len(run.plan.jobs), "job")
-        self.screen.say(f"{run.plan.study}: {words.done(run.progress(now))} done, {jobs} to run")
-        threading.Thread(target=self._keep_up, name="allround-progress", daemon=True).start()
+        self._print(LogRecord("allround", level, __file__, 0, text, None, None))
 
     def _failed(self, record: LogRecord) -> None:
-        number, logs = record.jobid, list(record.log)
-        message = self._exception_of(record)
-        if number in self.grouped:
+        logs, message = list(record.log), self._exception_of(record)
+        if record.jobid in self.grouped:
             return
-        found = cause_in(logs)
-        cause = (found or last_words(logs, message)).removeprefix("allround ")
-        name = self.run.job_fails(number, record.rule_name, cause, logs) if self.run else record.rule_name
-        if self.usual_too:
+        name = self.watch.fail({"jobid": record.jobid, "rule_name": record.rule_name}, logs, message)
+        if self.noisy:
             self._print(record)
             return
         lines = [f"{name} failed{'; log: ' + ', '.join(logs) if logs else ''}"]
-        lines += [found] if found else [cause, *self._whole(logs)]
-        for key, value in (record.aux or {}).items():
-            lines.append(f"{key}: {value}")
+        lines += [found] if (found := cause_in(logs)) else [last_words(logs, message), *self._whole(logs)]
+        lines += [f"{key}: {value}" for key, value in (record.aux or {}).items()]
         self._say(logging.ERROR, "\n".join(lines))
 
     def _group_failed(self, record: LogRecord) -> None:
+        names = []
         for job in record.job_error_info:
-            logs = [*job["log"], *(log for log in record.aux_logs if log not in job["log"])]
-            cause = (cause_in(logs) or last_words(logs, "")).removeprefix("allround ")
             self.grouped.add(job["jobid"])
-            if self.run:
-                self.run.job_fails(job["jobid"], job["rule_name"], cause, logs)
-        logs = [log for job in record.job_error_info for log in job["log"]] + list(record.aux_logs)
+            names.append(self.watch.fail(job, [*job["log"], *record.aux_logs]))
+        logs = [*(log for job in record.job_error_info for log in job["log"]), *record.aux_logs]
         causes = dict.fromkeys(filter(None, (cause_in([log]) for log in logs)))
-        names = ", ".join(self._name(job) for job in record.job_error_info)
-        lines = [f"a group of jobs failed: {names}", *(f"log: {log}" for log in logs)]
+        lines = [f"a group of jobs failed: {', '.join(names)}", *(f"log: {log}" for log in logs)]
         self._say(logging.ERROR, "\n".join([*lines, *(causes or self._whole(logs))]))
 
-    def _name(self, job: dict) -> str:
-        return self.run.names.get(job["jobid"], job["rule_name"]) if self.run else job["rule_name"]
-
-    def _whole(self, logs: list[str]) -> list[str]:
+    def _whole(self, logs: Sequence[str]) -> list[str]:
         from snakemake.logging import show_logs
 
         return list(show_logs(logs)) if self.common_settings.show_failed_logs else []
@@ -191,39 +180,7 @@ class LogHandler(LogHandlerBase):
                 return error.getMessage()
         return ""
 
-    # --- what is noted ------------------------------------------------------------------------------------------------
-
-    def _note(self, record: LogRecord) -> None:
-        """Keep count; O(1) for each job."""
-        event, run = getattr(record, "event", None), self.run
-        if event == LogEvent.RESOURCES_INFO:
-            self.cores = getattr(record, "cores", None) or getattr(record, "nodes", None) or self.cores
-            self.provided = dict(getattr(record, "provided_resources", None) or self.provided)
-        elif event == LogEvent.RUN_INFO and run is None:
-            if (workflow := running_workflow()) is not None:
-                self.run = Run(read_plan(workflow), record.created, places(self.cores, {}, []))
-        elif run is None:
-            return
-        elif event == LogEvent.JOB_INFO:
-            run.job_starts(record.jobid, record.rule_name, record.wildcards or {}, record.created)
-            if record.rule_name not in self.asked:
-                self.asked[record.rule_name] = {**dict(record.resources.items()), "threads": record.threads}
-                run.places = places(self.cores, self.provided, list(self.asked.values()))
-        elif event == LogEvent.JOB_FINISHED:
-            run.job_ends(record.job_id, record.created)
-        elif event == LogEvent.JOB_ERROR and not self.shows:
-            logs = list(record.log)
-            run.job_fails(record.jobid, record.rule_name, cause_in(logs) or last_words(logs, ""), logs)
-        else:
-            return
-        self.changed = time.time()
-        if not self.shows:
-            self._save(self.changed)
-
-    def _save(self, now: float, ended: float | None = None) -> None:
-        if ended or now - self.saved >= 1.0:
-            state.write(self.folder, self.run.progress(now, ended))
-            self.saved = now
+    # --- the line -----------------------------------------------------------------------------------------------------
 
     def _keep_up(self) -> None:
         """The thread that keeps line and state file up to date between records."""
@@ -237,40 +194,40 @@ class LogHandler(LogHandlerBase):
                     self._break(error)
 
     def _tick(self, now: float) -> None:
-        run = self.run
-        known = run.ends
+        run = self.watch.run
+        foreseen = run.ends is not None
         run.forecast(now)
-        if self.changed > self.saved or now - self.saved >= BEAT:
-            self._save(now)
+        self.watch.save(now)
+        if not self.shows:
+            return
         if self.screen.in_place:
             self.screen.show(words.line(run.progress(now), now, self.screen.width()))
             return
         pause = min(max(PLAIN, (now - run.began) / 60), 600.0)
-        first = known is None and run.ends is not None and self.said == 0.0
-        if (self.changed > self.said and now - max(self.said, run.began) >= pause) or first:
+        first = not self.said and not foreseen and run.ends is not None
+        if first or (self.watch.changed > self.said and now - max(self.said, run.began) >= pause):
             self.screen.say(f"{time.strftime('%H:%M:%S')} {words.line(run.progress(now), now)}")
             self.said = now
-
-    # --- the end ------------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
         self._release()
         for record in self.errors:
             self._print(record)
-        run, now = self.run, time.time()
-        if run is not None and self.watches:
-            self._save(now, ended=now)
-        if run is not None and self.shows:
-            self.screen.say(_last_line(run, now))
+        if self.watches and not self.broken:
+            now = time.time()
+            self.watch.save(now, ended=now)
+            if self.shows and self.watch.run:
+                self.screen.say(_last_line(self.watch.run, now))
         self.screen.clear()
 
     def _break(self, error: Exception, record: LogRecord | None = None) -> None:
         """Give up the line, never the run."""
-        self.broken = True
+        known, self.broken = self.broken, True
         with suppress(Exception):
-            self.screen.clear()
-            self._say(logging.WARNING, f"The progress line is off: {type(error).__name__}: {error}")
-            self._release()
+            if not known:
+                self.screen.clear()
+                self._say(logging.WARNING, f"The progress line is off: {type(error).__name__}: {error}")
+                self._release()
             if record is not None:
                 self.usual.handle(record)
 
@@ -287,6 +244,6 @@ def _last_line(run: Run, now: float) -> str:
     return f"{text}; the report: {report}" if report.exists() else text
 
 
-def _asked(*flags: str) -> bool:
-    """Whether the command line has one of these options; the settings of logger plugins do not tell."""
-    return any(flag in sys.argv[1:] for flag in flags)
+def _touches(arguments: Sequence[str]) -> bool:
+    """Whether Snakemake only touches: settings of logger plugins do not tell."""
+    return any(word == "-t" or (len(word) > 3 and "--touch".startswith(word)) for word in arguments)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from snakemake_logger_plugin_allround import plan as plans
@@ -17,8 +15,6 @@ from snakemake_logger_plugin_allround.plan import TRAIN, Plan
 
 AT_ONCE = 64  # running jobs that the state file names
 SHARE = 0.02  # of the time that forecasts may take
-CAUSE = re.compile(r"^allround [a-z_]+: ")
-EXIT = re.compile(r"returned non-zero exit status (\d+)|died with <Signals\.(\w+)")
 
 
 @dataclass
@@ -103,47 +99,5 @@ class Run:
         }
 
 
-def cause_in(logs: Sequence[str]) -> str | None:
-    """The line in which a stage says why it failed, the last one in its logs; None for a bug or a kill."""
-    for log in logs:
-        for text in reversed(_lines(log)):
-            if CAUSE.match(text):
-                return text
-    return None
-
-
-def last_words(logs: Sequence[str], message: str) -> str:
-    """What is known of a failure without such a line: how the process ended, and the last line of its log."""
-    found = EXIT.search(message)
-    status, signal = (found[1], found[2]) if found else (None, None)
-    if signal == "SIGKILL" or status == "137":
-        return "killed: by hand, or because memory ran out"
-    written = [text for log in logs for text in _lines(log) if text.strip()]
-    how = f"exit status {status}" if status else (signal or "no exit status")
-    return written[-1].strip() if written else f"{how}, and nothing in its log"
-
-
-def places(cores: int | None, provided: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]) -> int:
-    """How many jobs run side by side: the cores (or cluster jobs) there are, or fewer where jobs need more.
-
-    provided: resource -> amount; jobs: what the jobs that ran so far asked for, `threads` among it
-    """
-    limits = [cores or 1]
-    for asked in jobs:
-        limits.append((cores or 1) // max(int(asked.get("threads", 1)), 1))
-        for resource, amount in provided.items():
-            wanted, amount = asked.get(resource, 0), getattr(amount, "value", amount)
-            if isinstance(wanted, int) and isinstance(amount, int) and wanted > 0:
-                limits.append(amount // wanted)
-    return max(min(limits), 1)
-
-
 def _second(pair: tuple[int, float]) -> float:
     return pair[1]
-
-
-def _lines(log: str) -> list[str]:
-    try:
-        return Path(log).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []

@@ -36,10 +36,15 @@ def done(progress: dict) -> str:
 
 def end(ends: float, now: float) -> str:
     """'3 min left, ends 14:32'."""
-    clock = time.localtime(ends)
-    near = time.strftime("%j %Y", clock) == time.strftime("%j %Y", time.localtime(now))
-    shape = "%H:%M" if near else ("%a %H:%M" if ends - now < 6 * 86400 else "%d %b %H:%M")
-    return f"{span(max(ends - now, 1), coarse=True)} left, ends {time.strftime(shape, clock)}"
+    return f"{span(max(ends - now, 1), coarse=True)} left, ends {clock(ends, now)}"
+
+
+def clock(when: float, now: float | None = None) -> str:
+    """A time of day, with the day where it is not today's."""
+    now = time.time() if now is None else now
+    today = time.strftime("%j %Y", time.localtime(when)) == time.strftime("%j %Y", time.localtime(now))
+    shape = "%H:%M" if today else ("%a %H:%M" if abs(when - now) < 6 * 86400 else "%d %b %H:%M")
+    return time.strftime(shape, time.localtime(when))
 
 
 def span(seconds: float, coarse: bool = False) -> str:
