@@ -21,8 +21,8 @@ LATELY = 0.93  # the same for the pace of all jobs, against what was expected of
 CALM = 3.0  # jobs' worth of belief that the pace is what it was
 SETTLED = 5.0  # durations from which on a kind's mean moves slowly, so that the pace is told apart from it
 REACH = 2.0  # how far beyond the labels seen so far a training's time is extrapolated before its growth is known
-GROWTH = 0.5  # growth with labels, 0 (none) to 1 (proportional), that is believed before there is evidence
-DOUBT = 0.1  # weight of that belief, in the units of the squared relative spread of labels
+GROWTH = 0.3  # growth with labels, 0 (none) to 1 (proportional), that is believed before there is evidence
+DOUBT = 0.3  # weight of that belief, in the units of the squared relative spread of labels
 SLOWEST = 1.5  # growth that is believed at most
 
 
