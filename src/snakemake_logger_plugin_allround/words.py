@@ -12,20 +12,29 @@ SHOWN = 3  # running jobs that a line names where its width is not limited
 def line(progress: dict, now: float, width: int | None = None) -> str:
     """One line of how far a run is: rounds done, what runs, when it will end.
 
-    progress: as in the state file (see `run.Run.progress`); width: cut to so many characters, naming fewer jobs first
+    progress: as in the state file (see `run.Run.progress`); width: cut to so many characters, leaving out the jobs that
+        started last, then the percentage, the time of day, and all jobs but their number
     """
-    share = f" · {math.floor(100 * progress['done'] / progress['total'])} %" if progress["total"] else ""
-    head = f"{progress['study']}  {done(progress)}{share}"
-    failed = len(progress["failed"])
-    tail = [f"{failed} failed"] * bool(failed) + ([end(progress["ends"], now)] if progress["ends"] else [])
+    head = f"{progress['study']}  {done(progress)}"
+    share = [f"{math.floor(100 * progress['done'] / progress['total'])} %"] if progress["total"] else []
     running = [job["name"] for job in progress["running"]]
-    for shown in range(len(running) if width else min(SHOWN, len(running)), -1, -1):
-        more = [f"+{len(running) - shown} more"] if 0 < shown < len(running) else []
-        more = [f"{len(running)} running"] if not shown and running else more
-        text = " · ".join(filter(None, [head, ", ".join([*running[:shown], *more]), *tail]))
-        if not width or len(text) <= width:
-            return text
-    return cut(text, width)
+    failed = [f"{len(progress['failed'])} failed"] if progress["failed"] else []
+    ends = end(progress["ends"], now) if progress["ends"] else ""
+    brief = ends.partition(",")[0]
+    for parts, last in ((share, ends), ([], ends), ([], brief)):
+        for shown in range(len(running) if width else min(SHOWN, len(running)), 0, -1):
+            more = [f"+{len(running) - shown} more"] if shown < len(running) else []
+            text = _joined(head, *parts, ", ".join([*running[:shown], *more]), *failed, last)
+            if not width or len(text) <= width:
+                return text
+    number = f"{len(running)} running" if running else ""
+    texts = [_joined(head, *share, number, *failed, ends), _joined(head, number, *failed, ends)]
+    texts += [_joined(head, number, *failed, brief), _joined(head, *failed, brief)]
+    return next((text for text in texts if not width or len(text) <= width), cut(texts[-1], width or 0))
+
+
+def _joined(*parts: str) -> str:
+    return " · ".join(filter(None, parts))
 
 
 def done(progress: dict) -> str:
