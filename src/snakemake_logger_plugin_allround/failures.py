@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 CAUSE = re.compile(r"^allround [a-z_]+: ")
@@ -28,6 +28,21 @@ def last_words(logs: Sequence[str], message: str) -> str:
     written = [text for log in logs for text in _lines(log) if text.strip()]
     how = f"exit status {status}" if status else (signal or "no exit status")
     return written[-1].strip() if written else f"{how}, and nothing in its log"
+
+
+def told(head: str, logs: Sequence[str], message: str, aux: Mapping[str, object] | None, whole: bool) -> str:
+    """What is printed of a failure: the names of its logs, then the cause, or all that is known where there is none.
+
+    aux: what an executor adds (a cluster's job id); whole: print logs without a cause in full
+    """
+    lines = [f"{head}{'; log: ' + ', '.join(logs) if logs else ''}"]
+    if causes := list(dict.fromkeys(filter(None, (cause_in([log]) for log in logs)))):
+        lines += causes
+    else:
+        from snakemake.logging import show_logs  # imports this plugin
+
+        lines += [last_words(logs, message), *(text for log in logs if whole for text in show_logs([log]))]
+    return "\n".join([*lines, *(f"{key}: {value}" for key, value in (aux or {}).items())])
 
 
 def _lines(log: str) -> list[str]:

@@ -11,14 +11,12 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from logging import LogRecord
-from pathlib import Path
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from snakemake_logger_plugin_allround import words
-from snakemake_logger_plugin_allround.failures import cause_in, last_words
-from snakemake_logger_plugin_allround.run import Run
+from snakemake_logger_plugin_allround.failures import told
 from snakemake_logger_plugin_allround.screen import Screen
 from snakemake_logger_plugin_allround.watch import Watch
 
@@ -152,10 +150,9 @@ class LogHandler(LogHandlerBase):
         if self.noisy:
             self._print(record)
             return
-        lines = [f"{name} failed{'; log: ' + ', '.join(logs) if logs else ''}"]
-        lines += [found] if (found := cause_in(logs)) else [last_words(logs, message), *self._whole(logs)]
-        lines += [f"{key}: {value}" for key, value in (record.aux or {}).items()]
-        self._say(logging.ERROR, "\n".join(lines))
+        self._say(
+            logging.ERROR, told(f"{name} failed", logs, message, record.aux, self.common_settings.show_failed_logs)
+        )
 
     def _group_failed(self, record: LogRecord) -> None:
         names = []
@@ -163,14 +160,8 @@ class LogHandler(LogHandlerBase):
             self.grouped.add(job["jobid"])
             names.append(self.watch.fail(job, [*job["log"], *record.aux_logs]))
         logs = [*(log for job in record.job_error_info for log in job["log"]), *record.aux_logs]
-        causes = dict.fromkeys(filter(None, (cause_in([log]) for log in logs)))
-        lines = [f"a group of jobs failed: {', '.join(names)}", *(f"log: {log}" for log in logs)]
-        self._say(logging.ERROR, "\n".join([*lines, *(causes or self._whole(logs))]))
-
-    def _whole(self, logs: Sequence[str]) -> list[str]:
-        from snakemake.logging import show_logs
-
-        return list(show_logs(logs)) if self.common_settings.show_failed_logs else []
+        head = f"a group of jobs failed: {', '.join(names)}"
+        self._say(logging.ERROR, told(head, logs, "", {}, self.common_settings.show_failed_logs))
 
     def _exception_of(self, record: LogRecord) -> str:
         """The message of the exception that came before a failed job's own record, which says the rest."""
@@ -217,7 +208,7 @@ class LogHandler(LogHandlerBase):
             now = time.time()
             self.watch.save(now, ended=now)
             if self.shows and self.watch.run:
-                self.screen.say(_last_line(self.watch.run, now))
+                self.screen.say(self.watch.run.last_words(now))
         self.screen.clear()
 
     def _break(self, error: Exception, record: LogRecord | None = None) -> None:
@@ -230,18 +221,6 @@ class LogHandler(LogHandlerBase):
                 self._release()
             if record is not None:
                 self.usual.handle(record)
-
-
-def _last_line(run: Run, now: float) -> str:
-    text = f"{run.plan.study}: {words.done(run.progress(now))} done, in {words.span(now - run.began)}"
-    if run.failed:
-        logs = [log for job in run.failed.values() for log in job["logs"]]
-        more = f" and {len(logs) - 3} more" if len(logs) > 3 else ""
-        return f"{text}; {words.count(len(run.failed), 'job')} failed: {', '.join(logs[:3])}{more}"
-    if len(run.finished) < len(run.plan.jobs):
-        return f"{text}; not finished: the same command goes on where it stopped"
-    report = Path(f"results/studies/{run.plan.study}/report.html")
-    return f"{text}; the report: {report}" if report.exists() else text
 
 
 def _touches(arguments: Sequence[str]) -> bool:

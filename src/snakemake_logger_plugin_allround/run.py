@@ -7,9 +7,11 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from snakemake_logger_plugin_allround import plan as plans
+from snakemake_logger_plugin_allround import words
 from snakemake_logger_plugin_allround.forecast import Durations, Graph, graph, seconds_left
 from snakemake_logger_plugin_allround.plan import TRAIN, Plan
 
@@ -97,6 +99,18 @@ class Run:
             "pid": os.getpid(),
             "host": platform.node(),
         }
+
+    def last_words(self, now: float) -> str:
+        """One line at the end."""
+        text = f"{self.plan.study}: {words.done(self.progress(now))} done, in {words.span(now - self.began)}"
+        if self.failed:
+            logs = [log for job in self.failed.values() for log in job["logs"]]
+            more = f" and {len(logs) - 3} more" if len(logs) > 3 else ""
+            return f"{text}; {words.count(len(self.failed), 'job')} failed: {', '.join(logs[:3])}{more}"
+        if len(self.finished) < len(self.plan.jobs):
+            return f"{text}; not finished: the same command goes on where it stopped"
+        report = Path(f"results/studies/{self.plan.study}/report.html")
+        return f"{text}; the report: {report}" if report.exists() else text
 
 
 def _second(pair: tuple[int, float]) -> float:
