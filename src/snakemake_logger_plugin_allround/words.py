@@ -18,16 +18,17 @@ def line(progress: dict, now: float, width: int | None = None) -> str:
     head = f"{progress['study']}  {done(progress)}"
     share = [f"{math.floor(100 * progress['done'] / progress['total'])} %"] if progress["total"] else []
     running = [job["name"] for job in progress["running"]]
+    many = progress.get("running_count", len(running))  # of many, the state names the first
     failed = [f"{len(progress['failed'])} failed"] if progress["failed"] else []
     ends = end(progress["ends"], now) if progress["ends"] else ""
     brief = ends.partition(",")[0]
     for parts, last in ((share, ends), ([], ends), ([], brief)):
         for shown in range(len(running) if width else min(SHOWN, len(running)), 0, -1):
-            more = [f"+{len(running) - shown} more"] if shown < len(running) else []
+            more = [f"+{many - shown} more"] if shown < many else []
             text = _joined(head, *parts, ", ".join([*running[:shown], *more]), *failed, last)
             if not width or len(text) <= width:
                 return text
-    number = f"{len(running)} running" if running else ""
+    number = f"{many} running" if running else ""
     texts = [_joined(head, *share, number, *failed, ends), _joined(head, number, *failed, ends)]
     texts += [_joined(head, number, *failed, brief), _joined(head, *failed, brief)]
     return next((text for text in texts if not width or len(text) <= width), cut(texts[-1], width or 0))
