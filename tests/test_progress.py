@@ -28,6 +28,7 @@ from test_resume import wait_for
 
 from snakemake_logger_plugin_allround import handler as handlers
 from snakemake_logger_plugin_allround import state, words
+from snakemake_logger_plugin_allround.forecast import Durations
 from snakemake_logger_plugin_allround.handler import LogHandler
 from snakemake_logger_plugin_allround.plan import Job, Plan, name
 from snakemake_logger_plugin_allround.run import Run
@@ -59,7 +60,8 @@ def test_the_line_says_rounds_jobs_and_the_end():
     )
     assert "left" not in words.line(progress(jobs), now)
     assert "2 failed" in words.line(progress(failed=[{}, {}]), now)
-    assert words.line(progress(done=56), now).startswith("quickstart  56 of 57 rounds · 98 %")  # 100 only when all are
+    assert words.line(progress(done=56), now).startswith("quickstart  56 of 57 rounds · 98 %")
+    assert "· 99 %" in words.line({**progress(done=569), "total": 570}, now)  # 100 only when all are done
 
 
 def test_on_a_narrow_terminal_the_line_names_fewer_jobs_and_is_cut_not_wrapped():
@@ -201,13 +203,27 @@ def test_no_end_is_told_before_there_is_evidence():
     total = max(end for _, end in times.values())
     assert foretold(jobs, times, 0.0, 2) is None
     assert foretold(jobs, times, after_first / total, 2) is None or after_first / total > 0.2
-    first = {number: times[number] for number in range(4)}  # data, seed set, training and embedding of round 0
-    run = Run(Plan("study", jobs, total=1), 0.0, 2)
-    for number, (begin, end) in first.items():
-        run.job_starts(number, jobs[number].rule, {}, begin)
-        run.job_ends(number, end)
-    run.forecast(1000.0)
-    assert run.ends is None
+    durations, train = Durations(), ("train", "digits", "mlp", "")
+    for _ in range(9):
+        durations.add(train, 20, 5.0)
+    assert durations.expect(train, 40) == pytest.approx(5.0, rel=0.5)
+    assert durations.expect(train, 120) is None  # how trainings grow is not known yet
+    for labels in (40, 60):
+        durations.add(train, labels, 5.0)
+    assert durations.expect(train, 120) == pytest.approx(5.0, rel=0.5)
+
+
+def test_a_running_job_counts_with_what_is_left_of_it():
+    run = Run(
+        Plan("study", {0: Job("embed", ("embed", "", "", ""), 0), 1: Job("embed", ("embed", "", "", ""), 0)}), 0.0
+    )
+    run.job_starts(0, "embed", {}, 0.0)
+    run.job_ends(0, 10.0)
+    run.job_starts(1, "embed", {}, 10.0)
+    run.forecast(13.0)
+    assert run.ends == pytest.approx(20.0)
+    run.forecast(40.0)
+    assert run.ends > 41.0  # overdue: longer still, never in the past
 
 
 def test_costs_of_finished_rounds_tell_the_end_from_the_start_and_yield_to_what_is_seen():
@@ -417,6 +433,14 @@ def test_what_never_becomes_a_run_is_printed_in_full(handler):
     assert out.getvalue().splitlines() == messages
 
 
+def test_what_was_held_back_is_printed_where_no_run_comes(handler):
+    out = io.StringIO()
+    one = handler(out)
+    send(one, "Building DAG of jobs...")
+    one.close()
+    assert out.getvalue() == "Building DAG of jobs...\n"
+
+
 def test_a_fault_of_the_plugin_costs_the_line_and_not_the_run(handler, monkeypatch):
     out = io.StringIO()
     one = handler(out)
@@ -596,7 +620,8 @@ def test_status_tells_a_run_that_lives_from_one_that_was_killed(workspace):
 
 
 def test_results_of_other_settings_do_not_count_as_done(copy):
-    copy.edit("config/catalogue/learners.yaml", "{width: 16}", "{width: 17}")
+    learner = "tiny: {architecture: mlp, arguments: {width: %d}"
+    copy.edit("config/catalogue/learners.yaml", learner % 16, learner % 17)
     told = ask(copy, "tiny")
     assert told.stdout.startswith("tiny  0 of 7 rounds · 0 % · not running")
     assert "7 rounds of these made by other settings or code" in told.stdout
