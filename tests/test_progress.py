@@ -433,7 +433,7 @@ def test_what_never_becomes_a_run_is_printed_in_full(handler):
     assert out.getvalue().splitlines() == messages
 
 
-def test_what_was_held_back_is_printed_where_no_run_comes(handler):
+def test_what_was_held_back_is_printed_where_nothing_runs(handler):
     out = io.StringIO()
     one = handler(out)
     send(one, "Building DAG of jobs...")
