@@ -1,5 +1,6 @@
 # make quickstart: set up, run the default study, name its report.   make test: set up, run all tests.
 # Both may be repeated and cost nothing that is done already.
+# make status: how far the study is that runs here, or the one that config/config.yaml names (make status study=<name>).
 
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: quickstart test install lint clean
+.PHONY: quickstart test status install lint clean
 
 quickstart: $(VENV)/installed
 	snakemake --cores $(CORES) --config study=quickstart
@@ -15,6 +16,9 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-test lint
 	python -m pytest -n $(CORES)
+
+status:
+	@PYTHONPATH=src python -m allround.status $(study)
 
 lint: $(VENV)/installed-test
 	ruff check .

@@ -48,5 +48,5 @@ def jobs_at_once():
     settings = workflow.resource_settings
     slots = settings.nodes or (settings.cores or 1) // config["threads"]
     if GPU:
-        slots = min(slots, workflow.global_resources.get("gpu", slots))
+        slots = min(slots, workflow.global_resources["gpu"].value)
     return max(1, slots)
