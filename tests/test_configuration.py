@@ -10,7 +10,7 @@ import yaml
 from allround import study
 from allround.errors import AllroundError
 
-SITE = {"study": "tiny", "data": "data", "device": "auto", "threads": 1, "memory_gb": 8, "keep": []}
+SITE = {"study": "tiny", "data": "data", "device": "auto", "threads": 1, "jobs_per_gpu": 4, "memory_gb": 8, "keep": []}
 TINY = {
     "datasets": ["digits"],
     "learners": ["mlp"],
