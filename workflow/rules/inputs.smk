@@ -111,6 +111,7 @@ def label_input(wildcards):
 
 
 def all_metrics(wildcards):
+    name_slurm_jobs()
     return [in_cell(cell, "metrics.json") for cell in STUDY.cells()]
 
 
