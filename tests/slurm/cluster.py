@@ -13,16 +13,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-from conftest import Workspace, copy_workspace, new_workspace
+from conftest import Workspace, new_workspace
 
 HERE = Path(__file__).parent
 PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "sacct", "munged", "mariadbd", "setpriv", "mknod")
 POLL = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10")  # the profile's are for long jobs
+STARTED: list[subprocess.Popen] = []
 HOOK = """
     from time import sleep
     fault = Path("faults", f"seed{cell['seed']}-round{cell['round']}")
@@ -111,22 +111,6 @@ def obstacle() -> str | None:
     return "not installed: snakemake-executor-plugin-slurm (pip install -e '.[slurm]')" if found.returncode else None
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory) -> Iterator[Cluster]:
-    """Three nodes of 4 CPUs and 2 GPUs, accounting included."""
-    if reason := obstacle():
-        pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("slurm")
-    started = subprocess.run([HERE / "up.sh", folder], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        if started.returncode:
-            logs = "\n".join(line for log in folder.glob("log/*") for line in log.read_text().splitlines()[-3:])
-            pytest.skip(f"no SLURM cluster starts here: {started.stdout}\n{logs}")
-        yield Cluster(folder)
-    finally:
-        subprocess.run([HERE / "down.sh", folder], timeout=120)
-
-
 def new_study(root: Path, text: str = STUDY) -> Workspace:
     """A workspace with a study 'tiny' whose trainings look into faults/."""
     work = new_workspace(root)
@@ -142,10 +126,12 @@ def start(work: Workspace, *arguments: str, log: str = "run.log") -> subprocess.
     """Start the study through the profile, as a user does; what it prints goes to a file of the workspace."""
     command = [sys.executable, "-m", "snakemake", "--workflow-profile", "slurm", *POLL, *arguments]
     with (work.root / log).open("w") as out:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*command, "--config", "study=tiny"], cwd=work.root, env=environment(work),
             stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+    STARTED.append(process)
+    return process
 
 
 def environment(work: Workspace) -> dict[str, str]:
@@ -167,20 +153,3 @@ def trained(work: Workspace) -> set[str]:
     """seed<k>/round<rrr> of finished trainings."""
     found = (work.root / "results").rglob("metrics.json")
     return {re.search(r"seed\d+/round\d+", str(path))[0] for path in found}
-
-
-@pytest.fixture(scope="session")
-def reference(tmp_path_factory) -> Workspace:
-    """The study, run on this machine without SLURM."""
-    work = new_study(tmp_path_factory.mktemp("local") / "work")
-    work.snakemake()
-    return work
-
-
-@pytest.fixture(scope="session")
-def fresh(tmp_path_factory) -> Callable[..., Workspace]:
-    """Makes workspaces, each with the study and nothing done."""
-    return lambda name, text=STUDY: new_study(tmp_path_factory.mktemp(name) / "work", text)
-
-
-__all__ = ["Cluster", "Job", "cluster", "copy_workspace", "fresh", "reference"]

@@ -2,6 +2,7 @@
 # up.sh DIR: a SLURM of three nodes (4 CPUs, 16 GB and 2 GPUs each, on paper) on this one machine, with accounting.
 # Needs root and slurmctld, slurmd, slurmdbd, munged, mariadbd. For tests: it listens on localhost and knows no users.
 set -euo pipefail
+trap 'echo "up.sh line $LINENO: $BASH_COMMAND failed"' ERR
 L=$(realpath -m "$1")
 C=$L/etc/slurm.conf
 mkdir -p "$L"/{etc,state,spool,log,run,dev} /etc/slurm
@@ -40,7 +41,7 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 $confine
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
+SelectTypeParameters=CR_Core_Memory,CR_LLN
 DefMemPerCPU=500
 SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1,batch_sched_delay=0
 JobAcctGatherType=jobacct_gather/linux
@@ -61,9 +62,9 @@ echo "NodeName=n[1-3] Name=gpu File=$L/dev/nvidia[0-1]" > "$L/etc/gres.conf"
 printf 'CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainRAMSpace=yes\nConstrainSwapSpace=yes\n' > "$L/etc/cgroup.conf"
 
 S=$L/run/my/sock
-install -d -o mysql "$L/mysql" "$L/run/my"
-[ -d "$L/mysql/mysql" ] || mariadb-install-db --no-defaults --user=mysql --datadir="$L/mysql" --skip-test-db >/dev/null 2>&1
-setsid mariadbd --no-defaults --user=mysql --datadir="$L/mysql" --socket="$S" --skip-networking \
+mkdir -p "$L/mysql" "$L/run/my"    # as root: temporary folders are closed to other users
+[ -d "$L/mysql/mysql" ] || mariadb-install-db --no-defaults --user=root --datadir="$L/mysql" --skip-test-db >/dev/null 2>&1
+setsid mariadbd --no-defaults --user=root --datadir="$L/mysql" --socket="$S" --skip-networking \
   --pid-file="$L/run/my/mariadb.pid" --log-error="$L/log/mariadb.log" >/dev/null 2>&1 </dev/null &
 for _ in $(seq 300); do mariadb-admin --no-defaults -S "$S" ping >/dev/null 2>&1 && break; sleep .1; done
 mariadb --no-defaults -S "$S" -e "create database if not exists slurm_acct_db;

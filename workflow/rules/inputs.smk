@@ -111,7 +111,7 @@ def label_input(wildcards):
 
 
 def all_metrics(wildcards):
-    name_slurm_jobs()
+    name_slurm_jobs()  # the executor is made once this is planned
     return [in_cell(cell, "metrics.json") for cell in STUDY.cells()]
 
 

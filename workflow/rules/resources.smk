@@ -22,7 +22,7 @@ def gpus(wildcards):
 
 
 def query_gpus(wildcards):
-    """As embed; but for a query that reads class probabilities alone, a pass over N x C numbers, SLURM need give no GPU."""
+    """As embed, but SLURM need give none to a query that reads class probabilities alone: a pass over N x C numbers."""
     entry = STUDY.strategies[STUDY.arms[wildcards.arm]]
     light = {"predictions", *example_sets.NAMES}
     if config["device"] == "auto" and set(describe(entry["strategy"]).needs) <= light:

@@ -5,7 +5,7 @@ Elsewhere nothing here has an effect. (profiles/slurm starts it all; docs/cluste
 
 import re
 
-from allround.slurm import refuse_orphans
+from allround.slurm import refuse_orphans, understand_states
 
 
 # One seed set a seed, a second each: less than what queueing costs. It runs where snakemake runs.
@@ -16,6 +16,7 @@ localrules:
 onstart:
     if on_slurm():
         no_orphans()
+        understand_states()
 
 
 def no_orphans():
@@ -32,7 +33,7 @@ def on_slurm():
 
 
 def name_slurm_jobs():
-    """Let squeue show the study: the plugin makes a job's name of this prefix and the run's id."""
+    """Let squeue show the study: a job's name is this prefix and the run's id."""
     settings = workflow.executor_settings
     if on_slurm() and hasattr(settings, "jobname_prefix"):
         settings.jobname_prefix = re.sub(r"[^\w-]", "-", STUDY.name, flags=re.A)[:50]
