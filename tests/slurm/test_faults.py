@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from cluster import STUDY, call, printed, start, starts, trained, wait_for
 
-pytest_plugins = ("fixtures",)
+pytest_plugins = ("cluster_fixtures",)
 
 MEMORY, TIME, CANCELLED, NODE = range(4)  # seeds
 FOUR = STUDY.replace("seeds: 1", "seeds: 4").replace("rounds: 3", "rounds: 1")

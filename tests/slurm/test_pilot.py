@@ -7,7 +7,7 @@ import time
 
 from cluster import environment, starts, trained, wait_for
 
-pytest_plugins = ("fixtures",)
+pytest_plugins = ("cluster_fixtures",)
 
 SMALL = ("--cpus-per-task=2", "--mem=4000", "--gpus=1")
 

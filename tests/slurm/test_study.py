@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from cluster import printed, start, starts, trained, wait_for
 
-pytest_plugins = ("fixtures",)
+pytest_plugins = ("cluster_fixtures",)
 
 SEED = "digits_tiny_random20_{}_0_{:03d}"  # wildcards of a training
 ROUND = "tiny_digits_tiny_random20_{}_seed0_round{:03d}_{}"  # a group's cell and rules

@@ -58,4 +58,4 @@ def report_group(wildcards):
 
 def group_of(cell):
     """The name that squeue shows as the job's comment; a workstation groups nothing."""
-    return f"{STUDY.name}_{cell.folder}".replace("/", "_") if on_slurm() else None
+    return "_".join([STUDY.name, *Path(cell.folder).parts]) if on_slurm() else None
