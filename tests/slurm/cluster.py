@@ -140,7 +140,8 @@ def environment(work: Workspace) -> dict[str, str]:
 
 
 def printed(work: Workspace, log: str = "run.log") -> str:
-    return (work.root / log).read_text()
+    file = work.root / log
+    return file.read_text() if file.exists() else ""
 
 
 def starts(work: Workspace) -> list[str]:
