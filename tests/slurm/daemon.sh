@@ -1,6 +1,7 @@
 #!/bin/bash
 # daemon.sh DIR start|stop slurmctld|slurmdbd|slurmd.<node>: one daemon of the cluster that up.sh started in DIR.
 set -euo pipefail
+export PATH=$PATH:/usr/sbin:/sbin
 L=$(realpath "$1")
 name=$3
 if [ "$2" = stop ]; then

@@ -1,5 +1,6 @@
 #!/bin/bash
 # down.sh DIR: stop the cluster that up.sh started in DIR, and what still runs on it.
+export PATH=$PATH:/usr/sbin:/sbin
 L=$(realpath "$1")
 scancel --state=RUNNING,PENDING --user="$(id -un)" 2>/dev/null
 for _ in $(seq 100); do [ -z "$(squeue -h 2>/dev/null)" ] && break; sleep .1; done

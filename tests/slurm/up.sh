@@ -3,6 +3,7 @@
 # Needs root and slurmctld, slurmd, slurmdbd, munged, mariadbd. For tests: it listens on localhost and knows no users.
 set -euo pipefail
 trap 'echo "up.sh line $LINENO: $BASH_COMMAND failed"' ERR
+export PATH=$PATH:/usr/sbin:/sbin
 L=$(realpath -m "$1")
 C=$L/etc/slurm.conf
 mkdir -p "$L"/{etc,state,spool,log,run,dev} /etc/slurm
