@@ -105,8 +105,8 @@ def obstacle() -> str | None:
         return "needs root: slurmctld, slurmd, munged and mariadbd are started by hand"
     if missing := [name for name in PROGRAMS if not shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")]:
         return f"not installed: {', '.join(missing)} (Debian: slurm-wlm munge slurmdbd mariadb-server)"
-    if Path("/etc/slurm/slurm.conf").exists():
-        return "/etc/slurm/slurm.conf: this machine belongs to a cluster already"
+    if Path("/etc/slurm/slurm.conf").exists() or subprocess.run(["sinfo"], capture_output=True).returncode == 0:
+        return "this machine belongs to a cluster already (/etc/slurm/slurm.conf, or sinfo answers)"
     found = subprocess.run([sys.executable, "-c", "import snakemake_executor_plugin_slurm"], capture_output=True)
     return "not installed: snakemake-executor-plugin-slurm (pip install -e '.[slurm]')" if found.returncode else None
 

@@ -2,8 +2,10 @@
 # down.sh DIR: stop the cluster that up.sh started in DIR, and what still runs on it.
 export PATH=$PATH:/usr/sbin:/sbin
 L=$(realpath "$1")
-scancel --state=RUNNING,PENDING --user="$(id -un)" 2>/dev/null
-for _ in $(seq 100); do [ -z "$(squeue -h 2>/dev/null)" ] && break; sleep .1; done
+if [ "$(readlink /etc/slurm/slurm.conf)" = "$L/etc/slurm.conf" ]; then    # never on another cluster
+  scancel --state=RUNNING,PENDING --user="$(id -un)" 2>/dev/null
+  for _ in $(seq 100); do [ -z "$(squeue -h 2>/dev/null)" ] && break; sleep .1; done
+fi
 pids=("$L"/run/slurmd.*.pid "$L/run/slurmctld.pid" "$L/run/slurmdbd.pid" "$L/run/my/mariadb.pid")
 [ -e "$L/run/munged-is-ours" ] && pids+=(/run/munge/munged.pid)
 for file in "${pids[@]}"; do
