@@ -23,6 +23,7 @@
 jobs_per_gpu=${JOBS_PER_GPU:-4}     # trainings that share a GPU, as in profiles/default
 grace=${GRACE:-600}                 # seconds that running jobs get to finish after the signal; less than its @900
 
+set -m                              # a process group for snakemake; without it bash lets it ignore SIGINT
 IFS=, read -ra gpus <<< "${SLURM_JOB_GPUS:-}"
 snakemake --cores "${SLURM_CPUS_PER_TASK:-1}" --resources gpu=$((jobs_per_gpu * ${#gpus[@]})) "$@" &
 run=$!
@@ -30,7 +31,7 @@ run=$!
 stop() {
   echo "pilot: the time is nearly over; no new jobs, the running ones get $grace s"
   kill -TERM $run                   # snakemake then starts nothing more and waits for its jobs
-  (sleep "$grace"; kill -INT $run) 2> /dev/null &   # what runs now is stopped; trainings go on from their last saved epoch
+  (sleep "$grace"; kill -INT -- -$run) 2> /dev/null &   # as Ctrl-C does: jobs stop, trainings keep their last saved epoch
   timer=$!
   stopped=1
 }
