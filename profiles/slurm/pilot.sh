@@ -31,7 +31,7 @@ run=$!
 stop() {
   echo "pilot: the time is nearly over; no new jobs, the running ones get $grace s"
   kill -TERM $run                   # snakemake then starts nothing more and waits for its jobs
-  (sleep "$grace"; kill -INT -- -$run) 2> /dev/null &   # as Ctrl-C does: jobs stop, trainings keep their last saved epoch
+  (sleep "$grace"; kill -INT -- -$run) 2> /dev/null &   # as Ctrl-C: jobs stop, trainings keep their last epoch
   timer=$!
   stopped=1
 }

@@ -60,11 +60,17 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE
 CONF
 for i in 0 1; do [ -e "$L/dev/nvidia$i" ] || mknod "$L/dev/nvidia$i" c 1 3; done    # /dev/null under another name
 echo "NodeName=n[1-3] Name=gpu File=$L/dev/nvidia[0-1]" > "$L/etc/gres.conf"
-printf 'CgroupPlugin=cgroup/v1\nCgroupMountpoint=/sys/fs/cgroup\nConstrainRAMSpace=yes\nConstrainSwapSpace=yes\n' > "$L/etc/cgroup.conf"
+cat > "$L/etc/cgroup.conf" <<CONF
+CgroupPlugin=cgroup/v1
+CgroupMountpoint=/sys/fs/cgroup
+ConstrainRAMSpace=yes
+ConstrainSwapSpace=yes
+CONF
 
 S=$L/run/my/sock
 mkdir -p "$L/mysql" "$L/run/my"    # as root: temporary folders are closed to other users
-[ -d "$L/mysql/mysql" ] || mariadb-install-db --no-defaults --user=root --datadir="$L/mysql" --skip-test-db >/dev/null 2>&1
+[ -d "$L/mysql/mysql" ] ||
+  mariadb-install-db --no-defaults --user=root --datadir="$L/mysql" --skip-test-db >/dev/null 2>&1
 setsid mariadbd --no-defaults --user=root --datadir="$L/mysql" --socket="$S" --skip-networking \
   --pid-file="$L/run/my/mariadb.pid" --log-error="$L/log/mariadb.log" >/dev/null 2>&1 </dev/null &
 for _ in $(seq 300); do mariadb-admin --no-defaults -S "$S" ping >/dev/null 2>&1 && break; sleep .1; done
