@@ -3,8 +3,9 @@
 export PATH=$PATH:/usr/sbin:/sbin
 L=$(realpath "$1")
 if [ "$(readlink /etc/slurm/slurm.conf)" = "$L/etc/slurm.conf" ]; then    # never on another cluster
-  scancel --state=RUNNING,PENDING --user="$(id -un)" 2>/dev/null
-  for _ in $(seq 100); do [ -z "$(squeue -h 2>/dev/null)" ] && break; sleep .1; done
+  scancel --state=PENDING --user="$(id -un)" 2>/dev/null
+  scancel --full --signal=KILL --user="$(id -un)" 2>/dev/null    # a pilot would outlive a TERM
+  for _ in $(seq 300); do [ -z "$(squeue -h 2>/dev/null)" ] && break; sleep .1; done
 fi
 pids=("$L"/run/slurmd.*.pid "$L/run/slurmctld.pid" "$L/run/slurmdbd.pid" "$L/run/my/mariadb.pid")
 [ -e "$L/run/munged-is-ours" ] && pids+=(/run/munge/munged.pid)
