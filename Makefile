@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: quickstart test status install lint clean
+.PHONY: quickstart test test-slurm status install lint clean
 
 quickstart: $(VENV)/installed
 	snakemake --cores $(CORES) --config study=quickstart
@@ -16,6 +16,10 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-test lint
 	python -m pytest -n $(CORES)
+
+# On a SLURM cluster that it starts itself; skipped, with the reason, where it cannot (no root, no slurmctld, ...).
+test-slurm: $(VENV)/installed-slurm
+	python -m pytest -rs tests/slurm
 
 status:
 	@PYTHONPATH=src python -m allround.status $(study)
@@ -38,6 +42,10 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/installed-test: $(VENV)/installed
 	pip install --quiet --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-slurm: $(VENV)/installed-test
+	pip install --quiet --editable '.[slurm]'
 	touch $@
 
 clean:

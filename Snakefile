@@ -18,6 +18,8 @@ report: "workflow/report/workflow.rst"
 include: "workflow/rules/common.smk"  # the checked study, cells, what is finished
 include: "workflow/rules/inputs.smk"  # inputs and identities of every rule
 include: "workflow/rules/targets.smk"  # what is still to be made, and whether it fits the disk
+include: "workflow/rules/slurm.smk"  # names, groups and orphans of jobs on SLURM
+include: "workflow/rules/resources.smk"  # GPU, memory and time that a job asks for
 include: "workflow/rules/data.smk"  # sources -> dataset.h5 -> seed set
 include: "workflow/rules/train.smk"  # train -> embed, round after round
 include: "workflow/rules/query.smk"  # query -> label, round after round

@@ -200,8 +200,12 @@ def test_the_conda_environment_of_the_rules_is_what_the_package_needs():
 def test_members_of_an_ensemble_get_what_a_training_gets_on_a_cluster():
     from conftest import REPOSITORY
 
-    asked = yaml.safe_load((REPOSITORY / "profiles/slurm/profile.yaml").read_text())["set-resources"]
-    assert asked["train_member"] == asked["train"]  # Snakemake gives them by the rule's name
+    asked = yaml.safe_load((REPOSITORY / "profiles/slurm/profile.yaml").read_text()).get("set-resources", {})
+    assert asked.get("train_member") == asked.get("train")  # Snakemake gives them by the rule's name
+    rules = (REPOSITORY / "workflow/rules/train.smk").read_text()
+    member = rules.partition("use rule train as train_member with:")[2].partition("\n\n\n")[0]
+    assert member  # the same rule,
+    assert "resources:" not in member  # with nothing of its own
 
 
 def test_every_shipped_study_is_valid(root):

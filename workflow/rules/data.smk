@@ -9,6 +9,9 @@ rule dataset:
         "results/datasets/log/{dataset}.log",
     conda:
         "../envs/allround.yaml"
+    resources:
+        mem_mb=dataset_memory,
+        runtime=dataset_minutes,
     params:
         identity=dataset_identity,
         data=data_folder,

@@ -16,11 +16,15 @@ rule query:
         f"{CELL}/log/query.log",
     wildcard_constraints:
         arm="[^/]+@[0-9]+",
+    group:
+        round_group
     conda:
         "../envs/allround.yaml"
     threads: config["threads"]
     resources:
-        gpu=GPU,
+        gpu=query_gpus,
+        mem_mb=query_memory,
+        runtime=query_minutes,
     params:
         identity=query_identity,
         device=device,
@@ -49,6 +53,8 @@ rule label:
         f"{CELL}/log/label.log",
     wildcard_constraints:
         arm="[^/]+@[0-9]+",
+    group:
+        label_group
     conda:
         "../envs/allround.yaml"
     params:

@@ -14,6 +14,8 @@ rule collect:
         provenance=f"{STUDY_DIR}/provenance.json",
     log:
         f"{STUDY_DIR}/log/collect.log",
+    group:
+        report_group
     conda:
         "../envs/allround.yaml"
     params:
@@ -56,6 +58,8 @@ rule report:
         ),
     log:
         f"{STUDY_DIR}/log/report.log",
+    group:
+        report_group
     conda:
         "../envs/allround.yaml"
     params:

@@ -21,6 +21,7 @@ def trained(cell):
 
 def results_that_fit(wildcards):
     """The trainings still to be made; one line says what they will write, and the run ends if it cannot fit."""
+    name_slurm_jobs()  # here, because the executor is made once this is planned
     missing = unfinished_metrics(wildcards)
     if missing and workflow.is_main_process and not workflow.touch:
         say_need()
@@ -47,6 +48,6 @@ def jobs_at_once():
     """How many trainings may run side by side: nodes or cores, and GPU slots where a GPU is used."""
     settings = workflow.resource_settings
     slots = settings.nodes or (settings.cores or 1) // config["threads"]
-    if GPU:
+    if GPU and not settings.nodes:
         slots = min(slots, workflow.global_resources["gpu"].value)
     return max(1, slots)

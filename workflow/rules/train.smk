@@ -15,7 +15,9 @@ rule train:
         "../envs/allround.yaml"
     threads: config["threads"]
     resources:
-        gpu=GPU,
+        gpu=training_gpus,
+        mem_mb=memory,
+        runtime=train_minutes,
     params:
         identity=train_identity,
         device=device,
@@ -51,11 +53,15 @@ rule embed:
         cost=f"{CELL}/cost/embed_{{view}}.json",
     log:
         f"{CELL}/log/embed_{{view}}.log",
+    group:
+        round_group
     conda:
         "../envs/allround.yaml"
     threads: config["threads"]
     resources:
-        gpu=GPU,
+        gpu=training_gpus,
+        mem_mb=memory,
+        runtime=embed_minutes,
     params:
         identity=embed_identity,
         device=device,

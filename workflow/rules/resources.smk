@@ -1,0 +1,81 @@
+"""What a job asks a cluster for: GPU, memory, time.
+
+On a workstation `gpu` alone limits anything. On a cluster all of these are requests: on the large side, and multiplied
+by the attempt, so that what was killed for memory or time comes back with more (a training goes on from its last saved
+epoch). Other numbers go under `set-resources` in profiles/slurm.
+"""
+
+from allround import example_sets
+from allround.strategies import describe
+
+CPU_MB = 2000  # Python, PyTorch, and the two snakemakes around every job on SLURM
+GPU_MB = 6000  # the same with CUDA's libraries
+SLOWEST_MB = 1.5  # of images (uint8) a second, through the slowest network and device that one would wait for
+SLOWEST_IMAGES = 500  # a second, in training
+
+
+def training_gpus(wildcards):
+    """Trainings and embeddings take a GPU. The machine that plans need not have one: with `auto` SLURM is asked."""
+    if on_slurm() and config["device"] == "auto":
+        return 1
+    return GPU
+
+
+def query_gpus(wildcards):
+    """As embed, but SLURM need give none to a query that reads class probabilities alone: a pass over N x C numbers."""
+    entry = STUDY.strategies[STUDY.arms[wildcards.arm]]
+    light = {"predictions", *example_sets.NAMES}
+    if config["device"] == "auto" and set(describe(entry["strategy"]).needs) <= light:
+        return 0 if on_slurm() else GPU
+    return training_gpus(wildcards)
+
+
+def memory(wildcards, attempt):
+    """MB of train and embed: twice the images, for what is labelled is copied."""
+    return int(attempt * (base_mb(training_gpus(wildcards)) + 2 * images_mb(wildcards)))
+
+
+def query_memory(wildcards, attempt):
+    """MB: views and images are read in blocks, as large as the job's memory permits."""
+    return int(attempt * (base_mb(query_gpus(wildcards)) + 2 * images_mb(wildcards)))
+
+
+def dataset_memory(wildcards, attempt):
+    """MB of the conversion: the source is read whole."""
+    return int(attempt * (CPU_MB + 1000 * config["memory_gb"]))
+
+
+def base_mb(gpu):
+    return GPU_MB if gpu else CPU_MB
+
+
+def images_mb(wildcards):
+    """Size of the dataset, or the most that it may have while it is not there."""
+    try:
+        return Path(f"results/datasets/{wildcards.dataset}.h5").stat().st_size / 1e6
+    except OSError:
+        return 1000 * config["memory_gb"]
+
+
+def train_minutes(wildcards, attempt):
+    """From the recipe's longest course: all epochs, or the least number of steps."""
+    settings = STUDY.learners[wildcards.learner]
+    labels = STUDY.start["size"] + int(wildcards.round) * STUDY.budget
+    images = max(
+        settings["epochs"] * labels, settings["min_steps"] * settings["batch_size"]
+    )
+    return int(attempt * (15 + images / SLOWEST_IMAGES / 60))
+
+
+def embed_minutes(wildcards, attempt):
+    """From the bytes of images, once for every draw."""
+    passes = views.samples(wildcards.view)
+    return int(attempt * (15 + passes * images_mb(wildcards) / SLOWEST_MB / 60))
+
+
+def query_minutes(wildcards, attempt):
+    return 60 * attempt
+
+
+def dataset_minutes(wildcards, attempt):
+    return 120 * attempt

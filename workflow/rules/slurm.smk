@@ -1,0 +1,61 @@
+"""Jobs on SLURM: their names, which of them travel together, and what a start looks at.
+
+Elsewhere nothing here has an effect. (profiles/slurm starts it all; docs/cluster.md describes it.)
+"""
+
+import re
+
+from allround.slurm import refuse_orphans, understand_states
+
+
+# One seed set a seed, a second each: less than what queueing costs. It runs where snakemake runs.
+localrules:
+    seed_set,
+
+
+onstart:
+    if on_slurm():
+        no_orphans()
+        understand_states()
+
+
+def no_orphans():
+    try:
+        refuse_orphans(Path.cwd())
+    except AllroundError as error:
+        raise WorkflowError(str(error)) from None
+
+
+def on_slurm():
+    """Whether jobs run on SLURM; the snakemake inside a job has to come to the same requests as the one outside."""
+    plugin = workflow.executor_plugin
+    return plugin is not None and plugin.name in ("slurm", "slurm-jobstep")
+
+
+def name_slurm_jobs():
+    """Let squeue show the study: a job's name is this prefix and the run's id."""
+    settings = workflow.executor_settings
+    if on_slurm() and hasattr(settings, "jobname_prefix"):
+        settings.jobname_prefix = re.sub(r"[^\w-]", "-", STUDY.name, flags=re.A)[:50]
+
+
+def round_group(wildcards):
+    """embed, query and label of one round are one SLURM job; a training is always alone.
+
+    A group in which one job fails loses all its outputs. So round 0, which all strategies share, is embedded by itself.
+    """
+    return group_of(cell_of(wildcards))
+
+
+def label_group(wildcards):
+    """A label job opens round k with what round k-1 asked for, and travels with it."""
+    return group_of(cell_of(wildcards).previous)
+
+
+def report_group(wildcards):
+    return STUDY.name if on_slurm() else None
+
+
+def group_of(cell):
+    """The name that squeue shows as the job's comment; a workstation groups nothing."""
+    return "_".join([STUDY.name, *Path(cell.folder).parts]) if on_slurm() else None
