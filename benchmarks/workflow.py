@@ -99,7 +99,7 @@ def stages(root: Path) -> None:
     train += ["--checkpoint", out / "checkpoint.pt", "--metrics", out / "metrics.json", "--cost", out / "cost.json"]
     train += ["--identity", identity_of(cell / "metrics.json")]
     offer()
-    forked = [sys.executable, "-IS", root / "src/allround/launch.py", "train", *train]
+    forked = [sys.executable, "-m", "allround.launch", "train", *train]
     plain = [sys.executable, "-m", "allround.stages.train", *train]
     server = {RUN: os.environ[RUN], "OMP_NUM_THREADS": "1"}
     once(root, forked, server)  # starts the server

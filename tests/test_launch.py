@@ -19,7 +19,7 @@ from allround.launch import RUN, address
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fork server needs Linux")
 SOURCE = Path(__file__).parents[1] / "src"
-FORKED = [sys.executable, "-IS", str(SOURCE / "allround/launch.py")]
+FORKED = [sys.executable, "-m", "allround.launch"]
 PLAIN = [sys.executable, "-m"]
 SLEEPER = "import time\nprint('begun', flush=True)\ntime.sleep(1000)\n"
 

@@ -1,6 +1,6 @@
 """Start a stage: forked from this run's server, which has torch imported already, or as a process of its own.
 
-    python -IS src/allround/launch.py train --dataset ... --identity ...
+    python -m allround.launch train --dataset ... --identity ...
 
 ends as `python -m allround.stages.train --dataset ... --identity ...` would: same files, same log, same exit code or
 signal. `import torch` costs seconds and a fork costs milliseconds, and a study is thousands of stages. The first stage

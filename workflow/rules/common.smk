@@ -1,7 +1,6 @@
 """What all rules share: the checked study, cells, and which inputs a job still needs."""
 
 import gc
-import shlex
 import sys
 from pathlib import Path
 
@@ -35,7 +34,6 @@ if workflow.is_main_process:
     offer()
 else:
     withdraw()
-STAGE = f"python -IS {shlex.quote(str(SOURCE / 'allround/launch.py'))}"
 STUDY = checked_study()
 STUDY_DIR = f"results/studies/{STUDY.name}"
 CELL = "results/{dataset}/{learner}/{start}/{arm}/seed{seed}/round{round}"

@@ -17,7 +17,7 @@ rule dataset:
         data=data_folder,
         memory_gb=memory_gb,
     shell:
-        "{STAGE} dataset"
+        "python -m allround.launch dataset"
         " --data {params.data:q}"
         " --dataset {output.dataset}"
         " --memory-gb {params.memory_gb}"
@@ -40,7 +40,7 @@ rule seed_set:
         identity=labels_identity,
         labels_needed=labels_needed,
     shell:
-        "{STAGE} seed_set"
+        "python -m allround.launch seed_set"
         " --dataset {input.dataset}"
         " --labels {output.labels}"
         " --labels-needed {params.labels_needed}"

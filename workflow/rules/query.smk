@@ -29,7 +29,7 @@ rule query:
         identity=query_identity,
         device=device,
     shell:
-        "{STAGE} query"
+        "python -m allround.launch query"
         " --dataset {input.dataset}"
         " --labels {input.labels}"
         " --views {input.views}"
@@ -60,7 +60,7 @@ rule label:
     params:
         identity=labels_identity,
     shell:
-        "{STAGE} label"
+        "python -m allround.launch label"
         " --dataset {input.dataset}"
         " --previous {input.labels}"
         " --query {input.query}"

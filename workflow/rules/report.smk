@@ -21,7 +21,7 @@ rule collect:
     params:
         identity=collect_identity,
     shell:
-        "{STAGE} collect"
+        "python -m allround.launch collect"
         " --results results"
         " --rounds {output.rounds:q}"
         " --provenance {output.provenance:q}"
@@ -65,7 +65,7 @@ rule report:
     params:
         identity=report_identity,
     shell:
-        "{STAGE} report"
+        "python -m allround.launch report"
         " --rounds {input.rounds:q}"
         " --provenance {input.provenance:q}"
         " --report {output.report:q}"

@@ -22,7 +22,7 @@ rule train:
         identity=train_identity,
         device=device,
     shell:
-        "{STAGE} train"
+        "python -m allround.launch train"
         " --dataset {input.dataset}"
         " --labels {input.labels}"
         " --previous {input.previous}"
@@ -66,7 +66,7 @@ rule embed:
         identity=embed_identity,
         device=device,
     shell:
-        "{STAGE} embed"
+        "python -m allround.launch embed"
         " --dataset {input.dataset}"
         " --checkpoint {input.checkpoint}"
         " --members {input.members}"
