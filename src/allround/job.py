@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from allround import __version__
-from allround.artifacts import identity_of, write_text
+from allround.artifacts import identity_of, write_json
 from allround.errors import AllroundError
 from allround.locks import wait_for_orphan
 
@@ -53,7 +53,7 @@ def run_stage(
         facts = work(**arguments) or {}
         if cost:
             facts = {"code": json.loads(arguments["identity"]).get("code"), **facts}
-            write_text(cost, json.dumps(_cost(stage, started, time.perf_counter() - wall, facts), indent=1) + "\n")
+            write_json(cost, _cost(stage, started, time.perf_counter() - wall, facts))
     except Exception as error:
         message = explain(error, stage)
         if message is None:
