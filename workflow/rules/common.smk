@@ -1,6 +1,7 @@
 """What all rules share: the checked study, cells, and which inputs a job still needs."""
 
 import gc
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ sys.path.insert(0, str(SOURCE))  # this clone's code, whatever is installed else
 from allround import layout, plan, study, views
 from allround.artifacts import identity_of
 from allround.errors import AllroundError
+from allround.launch import offer, withdraw
 from allround.job import export_source
 from allround.locks import clear_stale_locks
 
@@ -30,6 +32,10 @@ def checked_study():
 export_source(SOURCE)
 if workflow.is_main_process:
     clear_stale_locks()
+    offer()
+else:
+    withdraw()
+STAGE = f"python -IS {shlex.quote(str(SOURCE / 'allround/launch.py'))}"
 STUDY = checked_study()
 STUDY_DIR = f"results/studies/{STUDY.name}"
 CELL = "results/{dataset}/{learner}/{start}/{arm}/seed{seed}/round{round}"

@@ -14,7 +14,7 @@ rule dataset:
         data=data_folder,
         memory_gb=memory_gb,
     shell:
-        "python -m allround.stages.dataset"
+        "{STAGE} dataset"
         " --data {params.data:q}"
         " --dataset {output.dataset}"
         " --memory-gb {params.memory_gb}"
@@ -37,7 +37,7 @@ rule seed_set:
         identity=labels_identity,
         labels_needed=labels_needed,
     shell:
-        "python -m allround.stages.seed_set"
+        "{STAGE} seed_set"
         " --dataset {input.dataset}"
         " --labels {output.labels}"
         " --labels-needed {params.labels_needed}"

@@ -25,7 +25,7 @@ rule query:
         identity=query_identity,
         device=device,
     shell:
-        "python -m allround.stages.query"
+        "{STAGE} query"
         " --dataset {input.dataset}"
         " --labels {input.labels}"
         " --views {input.views}"
@@ -54,7 +54,7 @@ rule label:
     params:
         identity=labels_identity,
     shell:
-        "python -m allround.stages.label"
+        "{STAGE} label"
         " --dataset {input.dataset}"
         " --previous {input.labels}"
         " --query {input.query}"

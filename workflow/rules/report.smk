@@ -19,7 +19,7 @@ rule collect:
     params:
         identity=collect_identity,
     shell:
-        "python -m allround.stages.collect"
+        "{STAGE} collect"
         " --results results"
         " --rounds {output.rounds:q}"
         " --provenance {output.provenance:q}"
@@ -61,7 +61,7 @@ rule report:
     params:
         identity=report_identity,
     shell:
-        "python -m allround.stages.report"
+        "{STAGE} report"
         " --rounds {input.rounds:q}"
         " --provenance {input.provenance:q}"
         " --report {output.report:q}"

@@ -20,7 +20,7 @@ rule train:
         identity=train_identity,
         device=device,
     shell:
-        "python -m allround.stages.train"
+        "{STAGE} train"
         " --dataset {input.dataset}"
         " --labels {input.labels}"
         " --previous {input.previous}"
@@ -60,7 +60,7 @@ rule embed:
         identity=embed_identity,
         device=device,
     shell:
-        "python -m allround.stages.embed"
+        "{STAGE} embed"
         " --dataset {input.dataset}"
         " --checkpoint {input.checkpoint}"
         " --members {input.members}"
