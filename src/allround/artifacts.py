@@ -30,6 +30,7 @@ from allround.sums import REMEDY, CheckedRows, damaged_archive, row_sums
 
 AGAIN = REMEDY
 SUMS = "sums"  # HDF5 files: the group with the sums of the rows
+HDF5 = ("v110", "v110")  # the oldest format whose every structure has a checksum: older ones crash or hang if damaged
 BLOCK_BYTES = 8 << 20  # images are written in blocks of about this size
 CHUNK_BYTES = 1 << 20  # chunks of a view
 
@@ -95,7 +96,7 @@ def identity_of(path: Path) -> str | None:
             return canonical(json.loads(path.read_text(encoding="utf-8"))["identity"])
         if path.suffix == ".h5":
             with h5py.File(path) as file:
-                return str(file.attrs["identity"])
+                return _text(file, "identity")
     except (OSError, KeyError, ValueError, TypeError):
         pass
     return None
@@ -137,7 +138,7 @@ def write_dataset(path: Path, *, identity: str, classes: list[str], train: Split
     """Write dataset.h5, block by block; mean and std of the training images and the digest are computed on the way."""
     _check_splits(path, classes, train, test)
     sha = hashlib.sha256(canonical(list(classes)).encode())
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    with replacing(path) as partial, h5py.File(partial, "w", libver=HDF5) as file:
         for name, split in (("train", train), ("test", test)):
             group = file.require_group(name)
             moments = _copy_images(file, name, split.images, sha)
@@ -146,11 +147,9 @@ def write_dataset(path: Path, *, identity: str, classes: list[str], train: Split
             for key, values in (("labels", split.labels), ("origin", split.origin)):
                 group[key] = np.ascontiguousarray(values, dtype=np.int64)
                 sha.update(group[key][:].tobytes())
-        file.attrs.update(
-            kind="dataset", identity=identity, classes=json.dumps(list(classes)), digest=sha.hexdigest()[:16]
-        )
-        file.attrs.update(mean=mean, std=std, complete=True)
-        file.attrs["seal"] = _seal(file)
+        file.attrs.update(mean=mean, std=std)
+        names = json.dumps(list(classes))
+        _complete(file, kind="dataset", identity=identity, classes=names, digest=sha.hexdigest()[:16])
 
 
 def _copy_images(file: h5py.File, name: str, images: Any, sha: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -170,7 +169,7 @@ def _copy_images(file: h5py.File, name: str, images: Any, sha: Any) -> tuple[np.
         ]  # exact, and no float copy
         total += [count @ np.arange(256.0) for count in counts]
         squares += [count @ np.arange(256.0) ** 2 for count in counts]
-    file[f"{SUMS}/{name}"] = sums
+    file.require_group(SUMS)[name] = sums  # a group that is made on the way would hold the time
     pixels = n * shape[0] * shape[1]
     mean = total / pixels / 255
     return mean, np.sqrt(np.maximum(squares / pixels / 255**2 - mean**2, 0))
@@ -208,17 +207,17 @@ def read_dataset(path: Path, name: str | None = None) -> Dataset:
     """Open dataset.h5; `name` is the dataset that it must hold."""
     path = Path(path)
     with _open_h5(path, "dataset") as file, _damage(path):
-        identity = str(file.attrs["identity"])
+        identity = _text(file, "identity")
         _check_place(path, identity, {"dataset": name} if name else None)
         return Dataset(
             path=path,
             name=json.loads(identity)["cell"]["dataset"],
-            classes=json.loads(file.attrs["classes"]),
+            classes=json.loads(_text(file, "classes")),
             mean=tuple(map(float, file.attrs["mean"])),
             std=tuple(map(float, file.attrs["std"])),
             train=_read_split(path, file, "train"),
             test=_read_split(path, file, "test"),
-            digest=str(file.attrs["digest"]),
+            digest=_text(file, "digest"),
             identity=identity,
         )
 
@@ -251,16 +250,28 @@ def _open_h5(path: Path, kind: str) -> h5py.File:
     except OSError as error:
         raise _bad(path, f"not a whole HDF5 file ({error})") from None
     with _damage(path):
-        found, complete = file.attrs.get("kind", "nothing known"), file.attrs.get("complete", False)
+        found, complete = _text(file, "kind", "nothing known"), file.attrs.get("complete", False)
     if found != kind or not complete:
         file.close()
         raise _bad(path, f"holds {found}, not a complete {kind}")
     with _damage(path):
-        whole = _seal(file) == file.attrs["seal"]
+        whole = _seal(file) == _text(file, "seal")
     if not whole:
         file.close()
         raise _bad(path, "damaged: it changed on disk after it was written")
     return file
+
+
+def _complete(file: h5py.File, **texts: str) -> None:
+    """Say what a file is, now that all of it is there; texts of fixed length, for others lie outside all checksums."""
+    file.attrs.update({name: np.bytes_(text.encode()) for name, text in texts.items()})
+    file.attrs["complete"] = True
+    file.attrs["seal"] = np.bytes_(_seal(file).encode())
+
+
+def _text(file: h5py.File, name: str, default: str | None = None) -> str:
+    value = file.attrs[name] if default is None else file.attrs.get(name, default)
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _seal(file: h5py.File) -> str:
@@ -270,8 +281,11 @@ def _seal(file: h5py.File) -> str:
     stranger must bring all that it holds.
     """
     sha = hashlib.sha256()
-    attributes = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in file.attrs.items()}
-    sha.update(canonical({key: value for key, value in attributes.items() if key != "seal"}).encode())
+    for key in sorted(set(file.attrs) - {"seal"}):
+        value = file.attrs[key]
+        sha.update(
+            canonical([key, _text(file, key) if isinstance(value, bytes) else np.asarray(value).tolist()]).encode()
+        )
     for group in (file, *(file[name] for name in file if _inside(file, name) and isinstance(file[name], h5py.Group))):
         for name in group:
             part = group[name] if _inside(group, name) else None
@@ -531,7 +545,7 @@ def create_view(
 
     fields: name -> shape of one example's row; for mc_logits (t, c), stored as [t, rows, c]
     """
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    with replacing(path) as partial, h5py.File(partial, "w", libver=HDF5) as file:
         for name, shape in fields.items():
             dtype = np.dtype(dtypes[name])
             block = min(rows, max(1, CHUNK_BYTES // (dtype.itemsize * int(np.prod(shape)))))
@@ -544,23 +558,22 @@ def create_view(
         if out.written != rows:
             raise ValueError(f"{path}: {out.written} of {rows} rows were written")
         for name, sums in out.sums.items():
-            file[f"{SUMS}/{name}"] = sums
-        file.attrs.update(kind="view", view=view, identity=identity, digest=digest, complete=True)
-        file.attrs["seal"] = _seal(file)
+            file.require_group(SUMS)[name] = sums
+        _complete(file, kind="view", view=view, identity=identity, digest=digest)
 
 
 def open_view(path: Path, view: str | None = None, expect: Mapping[str, Any] | None = None) -> View:
     """Open pool/<view>.h5 without reading its rows."""
     path = Path(path)
     file = _open_h5(path, "view")
-    if view and file.attrs["view"] != view:
-        raise _bad(path, f"holds view '{file.attrs['view']}', not '{view}'")
+    if view and _text(file, "view") != view:
+        raise _bad(path, f"holds view '{_text(file, 'view')}', not '{view}'")
     with _damage(path):
         return _view(path, file, expect)
 
 
 def _view(path: Path, file: h5py.File, expect: Mapping[str, Any] | None) -> View:
-    _check_place(path, str(file.attrs["identity"]), expect)
+    _check_place(path, _text(file, "identity"), expect)
     fields = {name: data for name, data in file.items() if name != SUMS}
     shapes = {
         name: (data.shape[:1] + data.shape[2:] if name == "mc_logits" else data.shape[1:])
@@ -570,4 +583,4 @@ def _view(path: Path, file: h5py.File, expect: Mapping[str, Any] | None) -> View
     if len(rows) != 1:
         raise _bad(path, f"its fields have different numbers of rows {sorted(rows)}")
     sums = {name: file[f"{SUMS}/{name}"][:] for name in fields}
-    return View(path, rows.pop(), shapes, str(file.attrs["identity"]), str(file.attrs["digest"]), file, sums)
+    return View(path, rows.pop(), shapes, _text(file, "identity"), _text(file, "digest"), file, sums)

@@ -1,6 +1,8 @@
 """After a kill: locks that nobody holds any more, and jobs that go on without their Snakemake.
 
-Both use flock(2), which the kernel releases when a process ends, however it ends.
+Locks are flock(2)'s, which the kernel releases when a process ends, however it ends. A job that is at work when its
+Snakemake dies goes on; the next run says so, and waits for it instead of running it twice. A job that has not begun by
+then does not begin: it could only come in the way of a newer one.
 """
 
 from __future__ import annotations
@@ -13,15 +15,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from allround.errors import AllroundError
+from allround.launch import RUN
+
 _alive: list[TextIO] = []  # open for as long as this process lives
 
 
-def clear_stale_locks(folder: Path = Path(".snakemake")) -> None:
+def clear_stale_locks(folder: Path = Path(".snakemake")) -> bool:
     """Remove Snakemake's locks where no Snakemake is alive in this folder: after a kill the same command goes on.
+
+    Returns whether this Snakemake is alone.
 
     Every run holds `folder/alive` shared while it lives; who gets it exclusively is alone, and any lock is stale.
     Where the file system has no flock, nothing is removed and `snakemake --unlock` remains.
     """
+    alone = False
     with suppress(OSError):
         folder.mkdir(exist_ok=True)
         file = (folder / "alive").open("a")
@@ -31,9 +39,45 @@ def clear_stale_locks(folder: Path = Path(".snakemake")) -> None:
         except BlockingIOError:
             pass
         else:
+            alone = True
             for lock in folder.joinpath("locks").glob("*"):
                 lock.unlink(missing_ok=True)
         fcntl.flock(file, fcntl.LOCK_SH)
+    return alone
+
+
+def tell_of_orphans(results: Path = Path("results")) -> None:
+    """Say on standard error which jobs of a killed run are still at work; for a Snakemake that is alone here.
+
+    A job writes to its log below `results`, so /proc tells them; without /proc, they say themselves who waits for whom.
+    """
+    jobs: dict[str, int] = {}
+    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        with suppress(OSError, ValueError):
+            log = (process / "fd/1").readlink().relative_to(results.resolve())
+            if log.suffix == ".log" and log.parent.name == "log":
+                jobs[f"{log.stem} of {log.parent.parent}"] = int(process.name)
+    if jobs:
+        named = ", ".join(f"{job} (process {number})" for job, number in list(jobs.items())[:5])
+        more = f" and {len(jobs) - 5} more" if len(jobs) > 5 else ""
+        print(
+            f"{len(jobs)} of an earlier, killed run's jobs still at work: {named}{more}. "
+            "Where this run needs what they make, it waits for them and does not run them twice.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def refuse_to_begin_as_orphan() -> None:
+    """AllroundError: the snakemake that started this job has ended, so that nobody would know of its results."""
+    snakemake = os.environ.get(RUN, "").partition("-")[0]
+    if snakemake:
+        try:
+            os.kill(int(snakemake), 0)
+        except ProcessLookupError:
+            raise AllroundError("its snakemake ended before this job began; run the same command again.") from None
+        except (PermissionError, ValueError):
+            pass
 
 
 def wait_for_orphan() -> bool:

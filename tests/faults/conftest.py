@@ -6,6 +6,7 @@ import fcntl
 import os
 import pickle
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from conftest import Workspace, new_workspace
@@ -23,31 +24,28 @@ def reference(tmp_path_factory) -> kills.Reference:
     with (shared / "faults-reference.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not known.exists():
-            work = kills.faults_study(new_workspace(root))
-            printed = work.snakemake("--printshellcmds", study="faults")
-            before, shell = kills.contents(root), kills.commands(printed)
-            found = events(work, shared, shell)
-            after = kills.contents(root)  # tables and report hold costs, so they alone may differ from the first run's
-            assert all(name.startswith(kills.REPORT) for name in kills.differences(before, after))
-            made = after, shell, found
-            known.write_bytes(pickle.dumps(made))
+            work, lists = kills.faults_study(new_workspace(root)), shared / "faults-events"
+            lists.mkdir()
+            fault = {"who": "all", "record": str(lists)}
+            printed = kills.snakemake(work, "--cores", "1", "--printshellcmds", fault=fault)  # one core: all are forked
+            assert printed.returncode == 0, printed.stdout
+            shell = kills.commands(printed.stdout)
+            with kills.idle_run() as run:  # `dataset` was first, and started the server
+                for _ in range(2):
+                    assert kills.stage(work, shell["dataset"], fault, run).returncode == 0
+            known.write_bytes(pickle.dumps((kills.contents(root), shell, events(lists))))
     return kills.Reference(Workspace(root), *pickle.loads(known.read_bytes()))
 
 
-def events(work: Workspace, folder, commands: dict[str, str]) -> dict[str, list[str]]:
-    """The audit events of one process of every stage, and of a snakemake that runs one job."""
+def events(lists: Path) -> dict[str, kills.Events]:
+    """Of one forked process of every stage, the one that writes what kills.OUTPUTS names."""
     found = {}
-    for stage in kills.OUTPUTS:
-        kills.remove(work.root, stage)
-        fault = {"who": kills.module(stage), "record": str(folder / "events")}
-        result = kills.stage(work, commands[stage], fault)
-        assert result.returncode == 0, result.stderr
-        found[stage] = (folder / "events").read_text().splitlines()
-    kills.remove(work.root, "label")
-    fault = {"who": "snakemake", "record": str(folder / "events")}
-    result = kills.snakemake(work, kills.OUTPUTS["label"][0], fault)
-    assert result.returncode == 0, result.stdout
-    found["snakemake"] = (folder / "events").read_text().splitlines()
+    for path in lists.glob("*-forked-*"):
+        text = path.read_text(errors="replace")
+        for stage, outputs in kills.OUTPUTS.items():
+            if path.name.startswith(kills.module(stage) + "-") and outputs[0] + ".tmp" in text:
+                found[stage] = kills.read_events(path)
+    found["snakemake"] = kills.read_events(next(lists.glob("snakemake-plain-*")))
     return found
 
 

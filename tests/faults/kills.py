@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,12 +101,30 @@ def module(stage: str) -> str:
 
 @dataclass
 class Reference:
-    """The finished study: its files, each stage's shell command, and the events of each process that can die."""
+    """The finished study: its files, each stage's shell command, and the events of a process of each stage."""
 
     work: Workspace
     files: dict[str, bytes]
     commands: dict[str, str]
-    events: dict[str, list[str]]  # by stage, and by f"snakemake {stage}"
+    events: dict[str, Events]  # of forked stages, and of a snakemake that runs one job
+
+
+@dataclass
+class Events:
+    """How many audit events a process had, and which of them (from 1) touched a file of the workspace."""
+
+    count: int
+    near: list[int]
+
+
+def read_events(path: Path) -> Events:
+    lines = path.read_text(errors="replace").splitlines()
+    return Events(len(lines), [n for n, line in enumerate(lines, 1) if "results/" in line or ".snakemake/" in line])
+
+
+def draw(events: Events, rng: random.Random) -> int:
+    """A point to die at: half of them anywhere (imports most of all), half where files of the workspace are touched."""
+    return rng.choice(events.near) if events.near and rng.random() < 0.5 else rng.randint(1, events.count)
 
 
 def commands(printed: str) -> dict[str, str]:
@@ -128,9 +148,9 @@ def environment(work: Workspace, fault: dict | None) -> dict[str, str]:
     return variables
 
 
-def snakemake(work: Workspace, target: str, fault: dict | None = None) -> subprocess.CompletedProcess:
-    """Run `snakemake <target>` to its end, or to the one that the fault makes."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", target]
+def snakemake(work: Workspace, *arguments: str, fault: dict | None = None) -> subprocess.CompletedProcess:
+    """Run snakemake to its end, or to the one that the fault makes."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
     with (work.root / "snakemake.out").open("w+") as out:
         process = subprocess.Popen(
             command, cwd=work.root, env=environment(work, fault), stdout=out, stderr=out, start_new_session=True
@@ -140,12 +160,12 @@ def snakemake(work: Workspace, target: str, fault: dict | None = None) -> subpro
         return subprocess.CompletedProcess(command, process.returncode, out.read())
 
 
-def stage(work: Workspace, command: str, fault: dict | None = None) -> subprocess.CompletedProcess:
-    """Run one stage's shell command, as Snakemake would."""
+def stage(work: Workspace, command: str, fault: dict | None = None, run: str = "") -> subprocess.CompletedProcess:
+    """Run one stage's shell command, as Snakemake would. run: the run whose fork server is asked, as in ALLROUND_RUN"""
     return subprocess.run(
         ["bash", "-c", command],
         cwd=work.root,
-        env=environment(work, fault),
+        env={**environment(work, fault), **({"ALLROUND_RUN": run} if run else {})},
         capture_output=True,
         text=True,
         start_new_session=True,
@@ -153,10 +173,15 @@ def stage(work: Workspace, command: str, fault: dict | None = None) -> subproces
     )
 
 
-def draw(events: list[str], rng: random.Random) -> int:
-    """A point to die at: half of them anywhere (imports most of all), half where files of the workspace are touched."""
-    near = [n for n, event in enumerate(events, 1) if "results/" in event or ".snakemake/" in event]
-    return rng.choice(near) if near and rng.random() < 0.5 else rng.randint(1, len(events))
+@contextmanager
+def idle_run() -> Iterator[str]:
+    """The name of a run whose snakemake is a process that sleeps: it has a fork server."""
+    sleeper = subprocess.Popen(["sleep", "10000"])
+    try:
+        yield f"{sleeper.pid}-{os.urandom(4).hex()}"
+    finally:
+        sleeper.kill()
+        sleeper.wait()
 
 
 def wait_until_quiet(root: Path, seconds: float = 60) -> None:

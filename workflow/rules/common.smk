@@ -18,7 +18,7 @@ from allround.artifacts import identity_of
 from allround.errors import AllroundError
 from allround.launch import offer, withdraw
 from allround.job import export_source
-from allround.locks import clear_stale_locks
+from allround.locks import clear_stale_locks, tell_of_orphans
 
 
 def checked_study():
@@ -31,7 +31,8 @@ def checked_study():
 
 export_source(SOURCE)
 if workflow.is_main_process:
-    clear_stale_locks()
+    if clear_stale_locks():
+        tell_of_orphans()
     offer()
 else:
     withdraw()
