@@ -462,7 +462,7 @@ def read_checkpoint(path: Path, expect: Mapping[str, Any] | None = None) -> dict
         raise
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ... for a damaged file
         raise _bad(path, f"not a whole checkpoint ({type(error).__name__})") from None
-    if not isinstance(payload, dict) or payload.get("kind") != "checkpoint":
+    if not isinstance(payload, dict) or payload.get("kind") != "checkpoint" or "identity" not in payload:
         raise _bad(path, "not a checkpoint of allround")
     _check_place(path, payload["identity"], expect)
     return payload
