@@ -46,7 +46,7 @@ def run_stage(
     started, wall = datetime.now(UTC), time.perf_counter()
     try:
         _check_identity(arguments["identity"], stage)
-        waited = wait_for_orphan()
+        waited = wait_for_orphan(arguments[outputs[0]])
         refuse_to_begin_as_orphan()
         if waited and _finished([arguments[name] for name in outputs], cost, arguments["identity"]):
             return

@@ -1,6 +1,6 @@
 """After a kill: locks that nobody holds any more, and jobs that go on without their Snakemake.
 
-Locks are flock(2)'s, which the kernel releases when a process ends, however it ends. A job that is at work when its
+All locks are the kernel's, which releases them when a process ends, however it ends. A job that is at work when its
 Snakemake dies goes on; the next run says so, and waits for it instead of running it twice. A job that has not begun by
 then does not begin: it could only come in the way of a newer one.
 """
@@ -8,8 +8,8 @@ then does not begin: it could only come in the way of a newer one.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
-import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -54,7 +54,8 @@ def tell_of_orphans(results: Path = Path("results")) -> None:
     jobs: dict[str, int] = {}
     for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
         with suppress(OSError, ValueError):
-            log = (process / "fd/1").readlink().relative_to(results.resolve())
+            place = str((process / "fd/1").readlink()).removesuffix(" (deleted)")
+            log = Path(place).relative_to(results.resolve())
             if log.suffix == ".log" and log.parent.name == "log":
                 jobs[f"{log.stem} of {log.parent.parent}"] = int(process.name)
     if jobs:
@@ -80,19 +81,23 @@ def refuse_to_begin_as_orphan() -> None:
             pass
 
 
-def wait_for_orphan() -> bool:
-    """Wait while a job of a killed run still writes to this job's log; whether there was one.
+def wait_for_orphan(output: Path, folder: Path = Path(".snakemake")) -> bool:
+    """Wait while a job of a killed run still works at this output; whether there was one.
 
-    Rules send a stage's output to the job's log, so the log tells one job from another. Its writer holds a lock on it.
+    Whoever makes an output holds a lock on one byte of `folder/jobs`, at a place that follows from the output's path.
+    The output and its log are no place for locks: Snakemake removes both before a job begins. Outside of a folder in
+    which Snakemake runs, nothing is locked.
     """
-    with suppress(OSError, ValueError):
-        out = sys.stdout.fileno()
-        if not stat.S_ISREG(os.fstat(out).st_mode):
+    place = int.from_bytes(hashlib.sha256(os.fsencode(output.absolute())).digest()[:7], "big")
+    with suppress(OSError):
+        if not folder.is_dir():
             return False
+        file = (folder / "jobs").open("a")
+        _alive.append(file)
         try:
-            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        except (BlockingIOError, PermissionError):
             print("waiting for this job's process of an earlier, killed run to end", flush=True)
-            fcntl.flock(out, fcntl.LOCK_EX)
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
             return True
     return False
