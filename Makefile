@@ -1,5 +1,5 @@
 # make quickstart: set up, run the default study, name its report.   make test: set up, run all tests.
-# Both may be repeated and cost nothing that is done already.
+# Both may be repeated and cost nothing that is done already.   make test-faults: more than 200 kills, full disks, damage.
 
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: quickstart test install lint clean
+.PHONY: quickstart test test-faults install lint clean
 
 quickstart: $(VENV)/installed
 	snakemake --cores $(CORES) --config study=quickstart
@@ -15,6 +15,11 @@ quickstart: $(VENV)/installed
 
 test: $(VENV)/installed-test lint
 	python -m pytest -n $(CORES)
+
+KILLS ?= 4
+SEED ?= 0
+test-faults: $(VENV)/installed-test
+	ALLROUND_KILLS=$(KILLS) ALLROUND_SEED=$(SEED) python -m pytest -n $(CORES) tests/faults
 
 lint: $(VENV)/installed-test
 	ruff check .

@@ -54,10 +54,8 @@ ALL = {**KINDS, "cost.json": (write_json, artifacts.read_json), "checkpoint.resu
 def content(found: object) -> str:
     """All that a reader can learn from an artifact."""
     if isinstance(found, artifacts.Dataset):
-        splits = [
-            (np.asarray(part.images).tolist(), part.labels.tolist(), part.origin.tolist())
-            for part in (found.train, found.test)
-        ]
+        parts = (found.train, found.test)
+        splits = [[np.asarray(part.images).tolist(), part.labels.tolist(), part.origin.tolist()] for part in parts]
         return repr((found.name, found.classes, found.mean, found.std, splits, found.digest, found.identity))
     if isinstance(found, artifacts.View):
         rows = {name: found.read(name).tolist() for name in found.fields}
@@ -91,16 +89,12 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(name, tmp_path):
     assert noticed > len(bits) / 2
 
 
-def data_of(name: str) -> bytes:
-    """Bytes in the middle of what matters: images, features, weights."""
-    return {"dataset.h5": np.random.default_rng(0).integers(0, 256, (12, 4, 5, 3), dtype=np.uint8)[5].tobytes()}[name]
-
-
 def test_a_flipped_pixel_stops_what_reads_it_and_nothing_else(tmp_path):
     """Rows are read by themselves: an image that is whole can be read beside one that is not."""
     KINDS["dataset.h5"][0](tmp_path / "d.h5")
     whole = (tmp_path / "d.h5").read_bytes()
-    at = whole.index(data_of("dataset.h5")) + 30
+    fifth = np.random.default_rng(0).integers(0, 256, (12, 4, 5, 3), dtype=np.uint8)[5]  # as test_artifacts writes it
+    at = whole.index(fifth.tobytes()) + 30
     (tmp_path / "d.h5").write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
     images = artifacts.read_dataset(tmp_path / "d.h5").train.images
     assert images[0:5].shape == (5, 4, 5, 3) and images[np.array([0, 7, 11])].shape == (3, 4, 5, 3)
@@ -116,10 +110,8 @@ def test_lost_pages_are_noticed(name, damage, tmp_path):
     write(tmp_path / name)
     whole = (tmp_path / name).read_bytes()
     middle = len(whole) // 2
-    if damage == "the half":
-        broken = whole[:middle]
-    else:
-        broken = whole[: middle - 64] + bytes(128) + whole[middle + 64 :]
+    half = damage == "the half"
+    broken = whole[:middle] if half else whole[: middle - 64] + bytes(128) + whole[middle + 64 :]
     (tmp_path / name).write_bytes(broken)
     try:
         assert content(read(tmp_path / name))
