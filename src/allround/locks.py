@@ -69,6 +69,19 @@ def tell_of_orphans(results: Path = Path("results")) -> None:
         )
 
 
+def tell_of_full_disk(results: Path = Path("results"), least: int = 1 << 20) -> None:
+    """After a failure, say on standard error where the disk is full: a log on it may have had no room for the cause."""
+    with suppress(OSError):
+        disk = os.statvfs(results)
+        free = disk.f_bavail * disk.f_frsize
+        if free < least:
+            print(
+                f"the disk of {results}/ is full ({free} bytes free): free some space, and the same command goes on.",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
 def refuse_to_begin_as_orphan() -> None:
     """AllroundError: the snakemake that started this job has ended, so that nobody would know of its results."""
     snakemake = os.environ.get(RUN, "").partition("-")[0]

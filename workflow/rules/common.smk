@@ -18,7 +18,7 @@ from allround.artifacts import identity_of
 from allround.errors import AllroundError
 from allround.launch import offer, withdraw
 from allround.job import export_source
-from allround.locks import clear_stale_locks, tell_of_orphans
+from allround.locks import clear_stale_locks, tell_of_full_disk, tell_of_orphans
 
 
 def checked_study():
@@ -42,6 +42,10 @@ STUDY_DIR = f"results/studies/{STUDY.name}"
 CELL = "results/{dataset}/{learner}/{start}/{arm}/seed{seed}/round{round}"
 START = CELL.replace("{arm}", layout.START).replace("{round}", "000")
 GPU = int(study.wants_gpu(config["device"]))
+
+
+onerror:
+    tell_of_full_disk()
 
 
 wildcard_constraints:
