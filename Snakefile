@@ -17,10 +17,15 @@ report: "workflow/report/workflow.rst"
 
 include: "workflow/rules/common.smk"  # the checked study, cells, what is finished
 include: "workflow/rules/inputs.smk"  # inputs and identities of every rule
+include: "workflow/rules/targets.smk"  # what is still to be made, and whether it fits the disk
 include: "workflow/rules/data.smk"  # sources -> dataset.h5 -> seed set
 include: "workflow/rules/train.smk"  # train -> embed, round after round
 include: "workflow/rules/query.smk"  # query -> label, round after round
 include: "workflow/rules/report.smk"  # tables, figures, report.html
+
+
+onerror:
+    tell_of_full_disk()
 
 
 rule all:
@@ -28,4 +33,4 @@ rule all:
     default_target: True
     input:
         f"{STUDY_DIR}/report.html",
-        all_metrics,  # so that a deleted result is made again
+        results_that_fit,  # so that a deleted result is made again

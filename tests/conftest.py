@@ -74,6 +74,11 @@ class Workspace:
         assert old in text, f"{old!r} is not in {file}"
         path.write_text(text.replace(old, new, 1))
 
+    def keep(self, kinds: str) -> None:
+        """Which large files outlive their use: "[]", "[checkpoints]", "[checkpoints, embeddings]"."""
+        path = self.root / "config/config.yaml"
+        path.write_text(re.sub(r"^keep: .*$", f"keep: {kinds}", path.read_text(), flags=re.M))
+
     def study(self, name: str, text: str) -> None:
         (self.root / f"config/studies/{name}.yaml").write_text(text)
 
@@ -98,9 +103,10 @@ def copy_workspace(source: Path, target: Path) -> Workspace:
     return Workspace(target)
 
 
-def new_workspace(target: Path) -> Workspace:
-    """A workspace with the tiny study and nothing done yet."""
+def new_workspace(target: Path, keep: str = "[]") -> Workspace:
+    """A workspace with the tiny study and nothing done yet; what it keeps is as in config/config.yaml."""
     work = copy_workspace(REPOSITORY, target)
+    work.keep(keep)
     learners = work.root / "config/catalogue/learners.yaml"
     learners.write_text(learners.read_text() + TINY_LEARNER)
     work.study("tiny", TINY)
@@ -115,7 +121,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """The tiny study, run to its end once a session. Read only: copy it before a change (see `copy`)."""
+    """The tiny study with its checkpoints, run once a session. Read only: copy it before a change (see `copy`)."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent  # one run for all workers
@@ -123,12 +129,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     with (shared / "finished.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
-            new_workspace(root).snakemake()
+            new_workspace(root, keep="[checkpoints]").snakemake()
             done.touch()
     return Workspace(root)
 
 
 @pytest.fixture
 def copy(finished: Workspace, tmp_path: Path) -> Workspace:
-    """A copy of the finished tiny study, to be changed."""
+    """A copy of the finished tiny study, checkpoints kept, to be changed."""
     return copy_workspace(finished.root, tmp_path / "work")
+
+
+@pytest.fixture
+def bare(copy: Workspace) -> Workspace:
+    """The same as it is by default: no checkpoint is kept."""
+    copy.keep("[]")
+    for path in (copy.root / "results").rglob("checkpoint.pt"):
+        path.unlink()
+    return copy

@@ -67,6 +67,13 @@ def blunt(x):
 }
 
 
+def forget():
+    """The code is read anew."""
+    for function in vars(identity).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A small package in place of allround: a function that edits it and gives the fingerprint of stages.cook."""
@@ -80,13 +87,11 @@ def package(tmp_path, monkeypatch):
         path = tmp_path / f"{file}.py"
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new, 1))
-        for function in (identity.fingerprint, identity._tree, identity._definitions, identity._imports):
-            function.cache_clear()
+        forget()
         return identity.fingerprint("allround.stages.cook")
 
     yield edit
-    for function in (identity.fingerprint, identity._tree, identity._definitions, identity._imports):
-        function.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize(
@@ -152,7 +157,7 @@ def test_an_edit_of_the_report_does_not_touch_the_training(monkeypatch):
         reached.add(module)
         return original(module)
 
-    identity.fingerprint.cache_clear()
+    forget()
     monkeypatch.setattr(identity, "_definitions", spy)
     identity.fingerprint("allround.stages.train")
     assert "allround.learners.training" in reached or any(name.startswith("allround.learners") for name in reached)

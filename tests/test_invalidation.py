@@ -1,7 +1,8 @@
 """What reruns, exactly: the table of the README, line by line. What a user would lose: finished GPU hours, or trust.
 
 The tiny study has 1 seed, 3 rounds and random, margin, glister. Finished, it has 7 trainings (1 shared), 3 embeddings
-(1 shared), 6 queries and 6 labels. Embeddings are deleted after use, so a query that runs again needs its own again.
+(1 shared), 6 queries and 6 labels. Embeddings are deleted after use, so a query that runs again needs its own again;
+by default (`keep: []`) so are checkpoints, and an embedding that is made again then needs its training again.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def delete_checkpoints_and_change_training(work):
 
 
 def keep_other_things(work):
-    work.edit("config/config.yaml", "keep: [checkpoints]", "keep: []")
+    work.keep("[embeddings]")
 
 
 def delete_report(work):
@@ -131,44 +132,62 @@ def lose_one_result(work):
     (work.root / "results/digits/tiny/random20/margin@5/seed0/round002/metrics.json").unlink()
 
 
-@pytest.mark.parametrize(
-    ("change", "reruns"),
-    [
-        (nothing, {}),
-        (touch_everything, {}),
-        (edit_comment, {}),
-        (edit_docstring, {}),
-        (state_default_hyperparameter, {}),
-        (change_other_learner, {}),
-        (edit_other_strategy, {}),
-        (edit_other_architecture, {}),
-        (add_another_view, {}),
-        (delete_checkpoints, {}),
-        (keep_other_things, {}),
-        (edit_formula, ONE_ARM),
-        (edit_shared_formula, {"query": 6, "label": 6, "train": 6, "embed": 3, **ALL}),
-        (change_hyperparameter, ONE_ARM),
-        (delete_checkpoints_and_change_training, {"train": 7, "embed": 3, "query": 4, "label": 4, **ALL}),
-        (one_more_strategy, ONE_ARM),
-        (delete_checkpoints_and_add_strategy, {**ONE_ARM, "train": 3}),
-        (one_more_round, {"query": 3, "label": 3, "train": 3, "embed": 2, **ALL}),
-        (one_more_seed, {"seed_set": 1, "train": 7, "embed": 3, "query": 6, "label": 6, **ALL}),
-        (another_budget, {"train": 6, "embed": 3, "query": 6, "label": 6, **ALL}),
-        # random looks at no model: its queries stay
-        (change_training, {"train": 7, "embed": 3, "query": 4, "label": 4, **ALL}),
-        # what random trains on, and how, does not depend on it
-        (edit_view, {"embed": 3, "query": 4, "label": 4, "train": 4, **ALL}),
-        (lose_one_result, {"train": 1, **ALL}),
-        (edit_report_code, {"report": 1}),
-        (edit_report_template, {"report": 1}),
-        (delete_report, {"report": 1}),
-        (describe_study, ALL),
-    ],
-    ids=lambda value: value.__name__ if callable(value) else "",
-)
-def test_a_change_reruns_what_it_invalidates_and_nothing_else(copy, change, reruns):
+TABLE = [  # change, what reruns, and how many trainings more where checkpoints are not kept
+    (nothing, {}, 0),
+    (touch_everything, {}, 0),
+    (edit_comment, {}, 0),
+    (edit_docstring, {}, 0),
+    (state_default_hyperparameter, {}, 0),
+    (change_other_learner, {}, 0),
+    (edit_other_strategy, {}, 0),
+    (edit_other_architecture, {}, 0),
+    (add_another_view, {}, 0),
+    (delete_checkpoints, {}, 0),
+    (keep_other_things, {}, 0),
+    (edit_formula, ONE_ARM, 1),
+    (edit_shared_formula, {"query": 6, "label": 6, "train": 6, "embed": 3, **ALL}, 1),
+    (change_hyperparameter, ONE_ARM, 1),
+    (delete_checkpoints_and_change_training, {"train": 7, "embed": 3, "query": 4, "label": 4, **ALL}, 0),
+    (one_more_strategy, ONE_ARM, 1),
+    (delete_checkpoints_and_add_strategy, {**ONE_ARM, "train": 3}, 0),
+    # the last round of margin and of glister; random looks at no model
+    (one_more_round, {"query": 3, "label": 3, "train": 3, "embed": 2, **ALL}, 2),
+    (one_more_seed, {"seed_set": 1, "train": 7, "embed": 3, "query": 6, "label": 6, **ALL}, 0),
+    (another_budget, {"train": 6, "embed": 3, "query": 6, "label": 6, **ALL}, 1),
+    # random looks at no model: its queries stay
+    (change_training, {"train": 7, "embed": 3, "query": 4, "label": 4, **ALL}, 0),
+    # what random trains on, and how, does not depend on it
+    (edit_view, {"embed": 3, "query": 4, "label": 4, "train": 4, **ALL}, 1),
+    (lose_one_result, {"train": 1, **ALL}, 0),
+    (edit_report_code, {"report": 1}, 0),
+    (edit_report_template, {"report": 1}, 0),
+    (delete_report, {"report": 1}, 0),
+    (describe_study, ALL, 0),
+]
+
+
+def name(value):
+    return value.__name__ if callable(value) else ""
+
+
+@pytest.mark.parametrize(("change", "reruns", "again"), TABLE, ids=name)
+def test_a_change_reruns_what_it_invalidates_and_nothing_else(copy, change, reruns, again):
     change(copy)
     assert copy.planned() == reruns
+
+
+@pytest.mark.parametrize(("change", "reruns", "again"), TABLE, ids=name)
+def test_without_checkpoints_a_change_reruns_no_more_than_the_trainings_whose_model_it_needs(
+    bare, change, reruns, again
+):
+    change(bare)
+    assert bare.planned() == (reruns | {"train": reruns["train"] + again} if again else reruns)
+
+
+def test_a_finished_study_is_planned_without_looking_at_its_cells(copy):
+    assert "metrics.json" not in copy.snakemake("--summary")
+    lose_one_result(copy)
+    assert copy.snakemake("--summary").count("metrics.json") == 1
 
 
 def test_a_study_that_names_the_same_things_shares_all_of_their_work(copy):
@@ -198,6 +217,38 @@ def test_a_new_strategy_runs_without_touching_finished_work(copy):
     assert after.keys() == before.keys()
     assert changed <= {shared + "cost/embed_outputs.json", shared + "log/embed_outputs.log"}
     assert copy.planned() == {}
+
+
+@pytest.mark.parametrize(
+    ("files", "at_once", "with_one_more_round"),
+    [
+        (["results/datasets/*.h5"], {}, {"dataset": 1}),
+        (["results/digits/*/*/*/*/*/cost", "results/digits/*/*/*/*/*/log"], {}, {}),
+        (["results/digits/*/*/*/*/round001/*.csv", ".snakemake/log", ".snakemake/auxiliary"], {}, {}),
+        ([".snakemake/metadata/*", ".snakemake/incomplete"], {}, {}),
+        (["results/studies/tiny"], ALL, {}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_a_deletion_costs_what_the_page_on_disk_says(bare, files, at_once, with_one_more_round):
+    for pattern in files:
+        for path in bare.root.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert bare.planned() == at_once
+    one_more_round(bare)
+    usual = {"query": 3, "label": 3, "train": 5, "embed": 2, **ALL}
+    assert bare.planned() == usual | with_one_more_round
+
+
+@pytest.mark.parametrize("change", [one_more_round, one_more_strategy], ids=name)
+def test_without_checkpoints_a_larger_study_leaves_every_finished_result_as_it_was(bare, change):
+    before = {path: whole for path, whole in bare.files().items() if not path.startswith("datasets")}
+    change(bare)
+    bare.snakemake()
+    after = bare.files()
+    assert {path: after.get(path) for path in before} == before
+    assert not [path for path in after if path.endswith(("checkpoint.pt", "outputs.h5"))]
+    assert bare.planned() == {}
 
 
 def test_results_without_records_are_not_mixed_with_another_configuration(copy):

@@ -28,7 +28,7 @@ class OutOfMemoryError(RuntimeError):
         (PermissionError(errno.EACCES, "Permission denied", "results"), "no permission to write or read results"),
         (OSError(errno.EROFS, "Read-only file system", "results"), "no permission to write or read results"),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate"), "out of GPU memory; let fewer jobs share the GPU"),
-        (RuntimeError("CUDA error: out of memory"), "--resources gpu=1"),
+        (RuntimeError("CUDA error: out of memory"), "jobs_per_gpu"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), "out of GPU memory"),
         (MemoryError(), "out of memory"),
     ],

@@ -32,7 +32,7 @@ def needy(tmp_path_factory):
     work.study("needy", STUDY)
     catalogue = work.root / "config/catalogue/strategies.yaml"
     catalogue.write_text(catalogue.read_text() + STRATEGIES)
-    work.edit("config/config.yaml", "keep: [checkpoints]", "keep: [checkpoints, embeddings]")
+    work.keep("[checkpoints, embeddings]")
     work.snakemake(study="needy")
     return work
 

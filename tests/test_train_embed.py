@@ -338,7 +338,7 @@ def test_an_impossible_device_is_one_clear_line():
 def test_exact_arithmetic_on_cuda_means_no_tf32(monkeypatch):
     from allround.device import choose
 
-    for name, answer in (("is_available", True), ("device_count", 1), ("current_device", 0), ("set_device", None)):
+    for name, answer in (("is_available", True), ("device_count", 1), ("is_initialized", True), ("set_device", None)):
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32

@@ -20,7 +20,7 @@ import socket
 import sys
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 
 from allround.launch import RUN, address, uid_of
@@ -59,7 +59,7 @@ def serve() -> Request | None:
         except OSError:  # another stage has just started a server, or the run is over already
             return None
         listener.listen(1024)
-        prepare()
+        added = prepare()
         events.register(listener, selectors.EVENT_READ, "request")
         events.register(run, selectors.EVENT_READ, "over")
         jobs: dict[int, Job] = {}  # file descriptor of the process -> job
@@ -76,7 +76,7 @@ def serve() -> Request | None:
                     if job and job.process == 0:
                         for file in (run, *jobs, *(other.connection.detach() for other in jobs.values())):
                             os.close(file)
-                        return request
+                        return replace(request, environment={**added, **request.environment})
                     if job:
                         process = os.pidfd_open(job.process)
                         jobs[process] = job
@@ -93,8 +93,12 @@ def serve() -> Request | None:
     return None
 
 
-def prepare() -> None:
-    """Import what the stages of a round import, but for their own modules, which each child runs as its main one."""
+def prepare() -> dict[bytes, bytes]:
+    """Import what the stages of a round import, but for their own modules, which each child runs as its main one.
+
+    Returns the environment variables that the imports have set.
+    """
+    before = dict(os.environb)
     from allround import strategies, views  # after the socket listens: whoever comes waits for the imports
 
     names = [f"allround.stages.{stage}" for stage in ROUND]
@@ -107,6 +111,7 @@ def prepare() -> None:
         sys.modules.pop(f"allround.stages.{stage}", None)
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page that it looks at
+    return {name: value for name, value in os.environb.items() if before.get(name) != value}
 
 
 def bring(module: str) -> None:

@@ -39,16 +39,21 @@ def fingerprint(*modules: str) -> str:
     seen: dict[tuple[str, str], str] = {}
     todo = [target for module in modules for target in _whole(module)]
     while todo:
-        module, name = todo.pop()
-        if (module, name) in seen:
-            continue
-        nodes = _definitions(module)[name] if name else _effects(module)
-        seen[module, name] = "".join(_dump(node) + _origins(module, node) for node in nodes)
-        todo += [target for node in nodes for target in _targets(module, node)]
-        todo += [(imported, "") for imported in _imported_modules(module)]  # importing runs their effects
-        todo += [(parent, "") for parent in _parents(module)]
-        todo.append((module, ""))
+        place = todo.pop()
+        if place not in seen:
+            seen[place], reached = _piece(*place)
+            todo += reached
     return digest(canonical([[*key, text] for key, text in sorted(seen.items()) if text]))
+
+
+@cache
+def _piece(module: str, name: str) -> tuple[str, list[tuple[str, str]]]:
+    """A definition's code (name "": a module's effects) and what it reaches; most stages share most pieces."""
+    nodes = _definitions(module)[name] if name else _effects(module)
+    reached = {target for node in nodes for target in _targets(module, node)}
+    reached |= {(imported, "") for imported in _imported_modules(module)}  # importing runs their effects
+    reached |= {(parent, "") for parent in _parents(module)} | {(module, "")}
+    return "".join(_dump(node) + _origins(module, node) for node in nodes), list(reached)
 
 
 def _whole(module: str) -> list[tuple[str, str]]:

@@ -89,7 +89,8 @@ def explain(error: BaseException, stage: str = "") -> str | None:
         return f"no permission to write or read {name or text}: check its owner and mode, or the mount."
     if type(error).__name__ == "OutOfMemoryError" or any(words in text for words in GPU_FULL):  # torch's
         train = "; or give the learner a smaller batch_size, which trains it again" if stage == "train" else ""
-        return f"out of GPU memory; let fewer jobs share the GPU (--resources gpu=1), or set device: cpu{train}."
+        fewer = "let fewer jobs share the GPU (jobs_per_gpu in config/config.yaml)"
+        return f"out of GPU memory; {fewer}, or set device: cpu{train}."
     if isinstance(error, MemoryError):
         return f"out of memory ({text or 'no size given'}); run fewer jobs at once (--cores) or use a smaller dataset."
     return None

@@ -21,6 +21,12 @@ from allround.launch import RUN
 _alive: list[TextIO] = []  # open for as long as this process lives
 
 
+def recover() -> None:
+    """What a Snakemake does first: after a kill the same command goes on."""
+    if clear_stale_locks():
+        tell_of_orphans()
+
+
 def clear_stale_locks(folder: Path = Path(".snakemake")) -> bool:
     """Remove Snakemake's locks where no Snakemake is alive in this folder: after a kill the same command goes on.
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import h5py
-import jsonschema
 import yaml
 
 from allround import datasets, example_sets, learners, strategies
@@ -208,6 +209,7 @@ def _check_dataset(study: Study, name: str, dataset: dict, data: Path, path: Pat
 
 def _check(value: Any, schema: Path, where: str) -> None:
     """Validate against a JSON schema; a fault becomes one line: the key, what is allowed, the nearest match."""
+    jsonschema = _jsonschema()
     validator = jsonschema.Draft202012Validator(_yaml(schema))
     fault = jsonschema.exceptions.best_match(validator.iter_errors(dict(value)))
     if fault is None:
@@ -225,3 +227,17 @@ def _check(value: Any, schema: Path, where: str) -> None:
         raise AllroundError(f"{place}: key '{missing}' is missing{f' ({hint})' if hint else ''}.")
     allowed = fault.schema.get("description", "")
     raise AllroundError(f"{place}: {fault.message}{f'; allowed: {allowed}' if allowed else ''}.")
+
+
+def _jsonschema() -> ModuleType:
+    """jsonschema without its check of URIs, which no schema here asks for and whose grammar takes 1.6 s to build."""
+    unwanted = "rfc3987_syntax"  # optional; Jupyter brings it along
+    before = sys.modules.get(unwanted, sys)
+    sys.modules[unwanted] = None
+    try:
+        import jsonschema
+    finally:
+        del sys.modules[unwanted]
+        if before is not sys:
+            sys.modules[unwanted] = before
+    return jsonschema

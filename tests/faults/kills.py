@@ -63,7 +63,7 @@ def faults_study(work: Workspace) -> Workspace:
     strategies = work.root / "config/catalogue/strategies.yaml"
     entry = "entropy_ensemble: {strategy: entropy, posterior: ensemble, samples: 2}"
     strategies.write_text(f"{strategies.read_text()}\n{entry}\n")
-    work.edit("config/config.yaml", "keep: [checkpoints]", "keep: [checkpoints, embeddings]")
+    work.edit("config/config.yaml", "keep: []", "keep: [checkpoints, embeddings]")
     work.edit("config/config.yaml", "study: quickstart", "study: faults")
     work.edit("config/config.yaml", "device: auto", "device: cpu")
     work.edit("config/catalogue/learners.yaml", "lr: 0.05}, epochs: 2", "lr: 0.05}, epochs: 6")

@@ -13,12 +13,12 @@ gc.set_threshold(200_000, 50, 100)
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))  # this clone's code, whatever is installed elsewhere
 
-from allround import layout, plan, study, views
+from allround import gpus, layout, plan, study, views
 from allround.artifacts import identity_of
 from allround.errors import AllroundError
 from allround.launch import offer, withdraw
 from allround.job import export_source
-from allround.locks import clear_stale_locks, tell_of_full_disk, tell_of_orphans
+from allround.locks import recover, tell_of_full_disk
 
 
 def checked_study():
@@ -31,8 +31,7 @@ def checked_study():
 
 export_source(SOURCE)
 if workflow.is_main_process:
-    if clear_stale_locks():
-        tell_of_orphans()
+    recover()
     offer()
 else:
     withdraw()
@@ -42,10 +41,9 @@ STUDY_DIR = f"results/studies/{STUDY.name}"
 CELL = "results/{dataset}/{learner}/{start}/{arm}/seed{seed}/round{round}"
 START = CELL.replace("{arm}", layout.START).replace("{round}", "000")
 GPU = int(study.wants_gpu(config["device"]))
-
-
-onerror:
-    tell_of_full_disk()
+GPU_PLACES = gpus.share(config["jobs_per_gpu"])
+if "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", GPU_PLACES)
 
 
 wildcard_constraints:

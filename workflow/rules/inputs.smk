@@ -110,10 +110,6 @@ def label_input(wildcards):
     return unless_finished(made, labels_identity(wildcards), files)
 
 
-def all_metrics(wildcards):
-    return [in_cell(cell, "metrics.json") for cell in STUDY.cells()]
-
-
 def device(wildcards, output):
     return config["device"]
 

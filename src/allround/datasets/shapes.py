@@ -1,0 +1,65 @@
+"""How many images of what shape a dataset will have, known before it is converted and without reading an image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from allround import datasets
+from allround.datasets import folder, torchvision
+from allround.errors import AllroundError
+
+Images = tuple[int, int, int, int]  # n, height, width, channels
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """train, test: (n, height, width, channels); classes: how many."""
+
+    train: Images
+    test: Images
+    classes: int
+
+    @property
+    def bytes(self) -> int:
+        """Size of dataset.h5: uint8 images, two int64 an example, a header."""
+        return sum(prod(split) + 2 * 8 * split[0] for split in (self.train, self.test)) + 2**13
+
+
+def converted(path: Path) -> Shapes | None:
+    """The shapes in a dataset.h5; None where it is missing or damaged."""
+    try:
+        with h5py.File(path) as file:
+            train, test = (tuple(file[split]["images"].shape) for split in ("train", "test"))
+            return Shapes(train, test, len(json.loads(file.attrs["classes"])))
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def expected(source: str, data: Path, options: Mapping[str, Any]) -> Shapes | None:
+    """The shapes of a dataset that is not converted yet; None where its source will stop with an error anyway."""
+    try:
+        if source == "digits":
+            return Shapes((1297, 8, 8, 1), (500, 8, 8, 1), 10)
+        if source == "torchvision":
+            official = torchvision.OFFICIAL[options["name"]]
+            return Shapes(official.train, official.test, len(official.classes))
+        if source == "folder" and not options["size"]:  # all images have one size: the first one tells
+            found = datasets.load(source, data, {**options, "size": 1})
+            first = folder.decode(found.train.images.files[0], 0, options["mode"])
+            return _shapes(found, (*first.shape[:2], found.train.images.shape[3]))
+        found = datasets.load(source, data, options)
+        return _shapes(found, found.train.images.shape[1:])
+    except (AllroundError, OSError, KeyError):
+        return None
+
+
+def _shapes(source: datasets.Source, image: tuple[int, int, int]) -> Shapes:
+    sizes = (split.images.shape[0] for split in (source.train, source.test))
+    return Shapes(*((count, *image) for count in sizes), len(source.classes))

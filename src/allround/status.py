@@ -1,0 +1,158 @@
+"""Where a study stands, seen from outside: rounds done, what runs, when it will end, what failed, what is left.
+
+    python -m allround.status            the study that runs here, else the one that config/config.yaml names
+    python -m allround.status <study>    another one, by name or by path
+
+Reads a few small files and changes nothing. Run it where Snakemake runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import platform
+import sys
+import time
+from base64 import urlsafe_b64encode
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import yaml
+
+from allround import layout
+from allround.errors import AllroundError
+from allround.layout import START, Cell
+from snakemake_logger_plugin_allround import state, words
+
+if TYPE_CHECKING:
+    from allround.study import Study
+
+SNAKEMAKE = Path(".snakemake")
+NAMED = 6  # strategies whose open rounds are counted one by one
+
+
+def main() -> None:
+    """Print the status of a study; exit with one line where it cannot be told."""
+    parser = argparse.ArgumentParser("python -m allround.status", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("study", nargs="?", help="name under config/studies/ or path; default: see config/config.yaml")
+    asked = parser.parse_args().study
+    try:
+        print(status(asked, time.time()))
+    except AllroundError as error:
+        sys.exit(f"allround status: {error}")
+
+
+def status(asked: str | None, now: float) -> str:
+    """What there is to say about a study, or about the one that runs here where none is asked for."""
+    last = state.read(SNAKEMAKE)
+    if last and is_alive(last) and (asked is None or Path(asked).stem == last["study"]):
+        return "\n".join([words.line(last, now), *_failed(last)])
+    found = _load(asked)
+    cells = found.cells()
+    done, outdated = _finished(found, cells)
+    counts = {"study": found.name, "unit": "rounds", "done": len(done), "total": len(cells)}
+    line = words.line({**counts, "running": [], "failed": [], "ends": None}, now)
+    if len(done) == len(cells):
+        report = Path(f"results/studies/{found.name}/report.html")
+        lines = [f"{line} · {f'the report: {report}' if report.exists() else 'the report is left to make'}"]
+    else:
+        lines = [f"{line} · not running", f"left: {_left(cells, done)}"]
+    if outdated:
+        lines.append(f"{words.count(outdated, 'round')} of these made by other settings or code: to be made again")
+    if last and last["study"] != found.name:
+        lines.append(f"the last run here was of another study: {last['study']}")
+    elif last:
+        lines += [_last(last), *_failed(last)]
+    return "\n".join(lines)
+
+
+def is_alive(last: dict) -> bool:
+    """Whether the run of a state file goes on: by its process on this host; elsewhere by the lock that it holds."""
+    if last["ended"]:
+        return False
+    if last["host"] == platform.node():
+        try:
+            return psutil.Process(last["pid"]).create_time() <= last["began"]
+        except psutil.Error:
+            return False
+    try:
+        with (SNAKEMAKE / "alive").open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _load(asked: str | None) -> Study:
+    try:
+        config = yaml.safe_load(Path("config/config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AllroundError("config/config.yaml: no such file; run this in the folder of the Snakefile.") from None
+    except yaml.YAMLError as error:
+        raise AllroundError(f"config/config.yaml: not valid YAML ({getattr(error, 'problem', error)}).") from None
+    if not isinstance(config, dict):
+        raise AllroundError("config/config.yaml: must hold keys and values (key: value).")
+    from allround import study  # here, because it takes longer than all else, and a run tells without it
+
+    return study.load({**config, **({"study": asked} if asked else {})}, Path())
+
+
+def _finished(found: Study, cells: list[Cell]) -> tuple[set[Cell], int]:
+    """The cells whose metrics are there under today's identity; how many more are there under another one."""
+    from allround import plan
+
+    files = {cell: layout.path("results", cell, "metrics.json") for cell in cells}
+    there = [cell for cell in cells if files[cell].exists()]
+    done = {cell for cell in there if _up_to_date(files[cell], plan.train(found, cell))}
+    return done, len(there) - len(done)
+
+
+def _up_to_date(path: Path, identity: str) -> bool:
+    from allround.artifacts import identity_of
+
+    return identity_of(path) == identity or _accepted(path) == [repr(identity)]
+
+
+def _accepted(path: Path) -> list[str] | None:
+    """The params in Snakemake's record of a file: what --touch has accepted."""
+    try:
+        name = urlsafe_b64encode(str(path).encode()).decode()
+        longest = os.pathconf(SNAKEMAKE / "metadata", "PC_NAME_MAX") - 1
+        parts = [name[start : start + longest] for start in range(0, len(name), longest)]
+        record = SNAKEMAKE.joinpath("metadata", *(f"@{part}" for part in parts[:-1]), parts[-1])
+        return json.loads(record.read_text(encoding="utf-8"))["params"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _left(cells: list[Cell], done: set[Cell]) -> str:
+    """Open rounds by strategy, the most first."""
+    rounds = Counter("first round" if cell.arm == START else cell.arm.partition("@")[0] for cell in set(cells) - done)
+    named = [f"{name} {number}" for name, number in rounds.most_common(NAMED)]
+    more = [f"{len(rounds) - NAMED} more strategies"] if len(rounds) > NAMED else []
+    return f"{words.count(rounds.total(), 'round')} ({', '.join([*named, *more])})"
+
+
+def _last(last: dict) -> str:
+    """How the last run ended."""
+    if not last["ended"]:
+        when = words.clock(last["updated"])
+        return f"the last run was killed (last sign of life {when}); the same command goes on where it stopped"
+    how = f" with {words.count(len(last['failed']), 'failed job')}" if last["failed"] else ""
+    return f"the last run ended {words.clock(last['ended'])}{how}"
+
+
+def _failed(last: dict) -> list[str]:
+    if not last["failed"]:
+        return []
+    return ["failed:", *words.failures(last["failed"])]
+
+
+if __name__ == "__main__":
+    main()
