@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,7 +152,7 @@ def environment(work: Workspace, fault: dict | None) -> dict[str, str]:
 def snakemake(work: Workspace, *arguments: str, fault: dict | None = None) -> subprocess.CompletedProcess:
     """Run snakemake to its end, or to the one that the fault makes."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
-    with (work.root / "snakemake.out").open("w+") as out:
+    with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(
             command, cwd=work.root, env=environment(work, fault), stdout=out, stderr=out, start_new_session=True
         )

@@ -240,7 +240,7 @@ budget: 5
 rounds: 2
 seeds: 1
 """
-SITE = {"study": "mine", "data": "data", "device": "cpu", "threads": 1, "memory_gb": 8, "keep": []}
+SITE = {"study": "mine", "data": "data", "device": "cpu", "threads": 1, "memory_gb": 8, "keep": [], "jobs_per_gpu": 1}
 
 
 @pytest.fixture
