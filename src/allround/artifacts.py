@@ -11,12 +11,12 @@ CSV artifacts open with one comment line of JSON (`pandas.read_csv(path, comment
 from __future__ import annotations
 
 import csv
+import ctypes
 import errno
 import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,7 +35,8 @@ SUMS = "sums"  # HDF5 files: the group with the sums of the rows
 HDF5 = ("v110", "v110")  # the oldest format whose every structure has a checksum: older ones crash or hang if damaged
 BLOCK_BYTES = 8 << 20  # images are written in blocks of about this size
 CHUNK_BYTES = 1 << 20  # chunks of a view
-SPARE_BYTES = 1 << 18  # what an HDF5 file may take beside its arrays
+SPARE_BYTES = 1 << 16  # what an HDF5 file may take beside its arrays
+KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of <linux/falloc.h>
 
 
 @contextmanager
@@ -142,7 +143,7 @@ def write_dataset(path: Path, *, identity: str, classes: list[str], train: Split
     _check_splits(path, classes, train, test)
     sha = hashlib.sha256(canonical(list(classes)).encode())
     size = sum(int(np.prod(split.images.shape)) + 24 * len(split.labels) for split in (train, test))
-    with _replacing_h5(path, size, _read_back_dataset) as file:
+    with _replacing_h5(path, size) as file:
         for name, split in (("train", train), ("test", test)):
             group = file.require_group(name)
             moments = _copy_images(file, name, split.images, sha)
@@ -267,38 +268,27 @@ def _open_h5(path: Path, kind: str) -> h5py.File:
 
 
 @contextmanager
-def _replacing_h5(path: Path, size: int, read_back: Callable[[Path], None]) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file of about `size` bytes; it appears under its own name once it has been read back whole.
+def _replacing_h5(path: Path, size: int) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file of about `size` bytes, for which the disk has room.
 
-    HDF5 may keep a failed write to itself, or crash on it: so the disk is asked first, and the file looked at after.
+    HDF5 keeps some writes that fail to itself, and crashes on others: so its blocks are reserved before it writes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if shutil.disk_usage(path.parent).free < size + SPARE_BYTES:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
     with replacing(path) as partial:
-        with h5py.File(partial, "w", libver=HDF5) as file:
+        _reserve(partial, size + SPARE_BYTES)
+        with h5py.File(partial, "w", libver=HDF5) as file:  # empties the file, and with it the reservation
+            _reserve(partial, size + SPARE_BYTES)
             yield file
-        try:
-            read_back(partial)
-        except AllroundError:
-            raise OSError(errno.ENOSPC, "No space left on device, or it failed", str(path)) from None
+        os.truncate(partial, partial.stat().st_size)  # gives back what was not needed
 
 
-def _read_back_dataset(path: Path) -> None:
-    data = read_dataset(path)
-    for split in (data.train, data.test):
-        step = max(1, BLOCK_BYTES // int(np.prod(split.images.shape[1:])))
-        for start in range(0, len(split.images), step):
-            split.images[start : start + step]
-
-
-def _read_back_view(path: Path) -> None:
-    view = open_view(path)
-    for name in view.fields:
-        step = view.file[name].chunks[1 if name == "mc_logits" else 0]
-        for start in range(0, view.rows, step):
-            view.read(name, start, start + step)
-    view.file.close()
+def _reserve(path: Path, size: int) -> None:
+    """Reserve blocks behind the end of a file, where the system can; OSError: there are not as many."""
+    with path.open("ab") as file:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if hasattr(libc, "fallocate"):
+            failed = libc.fallocate(file.fileno(), KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size))
+            if failed and ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
 
 def _complete(file: h5py.File, **texts: str) -> None:
@@ -586,7 +576,7 @@ def create_view(
     fields: name -> shape of one example's row; for mc_logits (t, c), stored as [t, rows, c]
     """
     size = sum(rows * (8 + np.dtype(dtypes[name]).itemsize * int(np.prod(shape))) for name, shape in fields.items())
-    with _replacing_h5(path, size, _read_back_view) as file:
+    with _replacing_h5(path, size) as file:
         for name, shape in fields.items():
             dtype = np.dtype(dtypes[name])
             block = min(rows, max(1, CHUNK_BYTES // (dtype.itemsize * int(np.prod(shape)))))
