@@ -25,6 +25,7 @@ def recover() -> None:
     """What a Snakemake does first: after a kill the same command goes on."""
     if clear_stale_locks():
         tell_of_orphans()
+    tell_of_full_disk()
 
 
 def clear_stale_locks(folder: Path = Path(".snakemake")) -> bool:
@@ -76,7 +77,7 @@ def tell_of_orphans(results: Path = Path("results")) -> None:
 
 
 def tell_of_full_disk(results: Path = Path("results"), least: int = 1 << 20) -> None:
-    """After a failure, say on standard error where the disk is full: a log on it may have had no room for the cause."""
+    """Say on standard error that the disk is full: at the start, and after a failure whose log had no room for it."""
     with suppress(OSError):
         disk = os.statvfs(results)
         free = disk.f_bavail * disk.f_frsize
