@@ -1,6 +1,7 @@
 # make quickstart: set up, run the default study, name its report.   make test: set up, run all tests.
 # Both may be repeated and cost nothing that is done already.
 # make status: how far the study is that runs here, or the one that config/config.yaml names (make status study=<name>).
+# make test-faults: more than 200 kills, full disks, damaged files; an hour on 2 cores (KILLS=, SEED= as docs/reliability.md says).
 
 PYTHON ?= python3
 CORES ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: quickstart test test-slurm status install lint clean
+.PHONY: quickstart test test-slurm test-faults status install lint clean
 
 quickstart: $(VENV)/installed
 	snakemake --cores $(CORES) --config study=quickstart
@@ -20,6 +21,12 @@ test: $(VENV)/installed-test lint
 # On a SLURM cluster that it starts itself; skipped, with the reason, where it cannot (no root, no slurmctld, ...).
 test-slurm: $(VENV)/installed-slurm
 	python -m pytest -rs tests/slurm
+
+# Hundreds of kills at random points, and what else can go wrong; docs/reliability.md has the figures.
+KILLS ?= 4
+SEED ?= 0
+test-faults: $(VENV)/installed-test
+	ALLROUND_KILLS=$(KILLS) ALLROUND_SEED=$(SEED) python -m pytest -n $(CORES) tests/faults
 
 status:
 	@PYTHONPATH=src python -m allround.status $(study)

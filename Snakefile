@@ -26,6 +26,10 @@ include: "workflow/rules/query.smk"  # query -> label, round after round
 include: "workflow/rules/report.smk"  # tables, figures, report.html
 
 
+onerror:
+    tell_of_full_disk()
+
+
 rule all:
     """Everything that the study asks for."""
     default_target: True

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from allround import layout
+from allround import artifacts, layout
 from allround.artifacts import write_metrics, write_query
 from allround.errors import AllroundError
 from allround.evaluation import report, statistics
@@ -71,7 +71,7 @@ def write_cost(path, stage, seconds):
     path.parent.mkdir(parents=True, exist_ok=True)
     cost = {"stage": stage, "seconds": seconds, "peak_memory_mb": 100.0, "device": "cpu", "device_name": "a processor"}
     cost |= {"host": "node1", "started": "2025-01-01T00:00:00+00:00", "versions": {"torch": "2.9"}}
-    path.write_text(json.dumps(cost))
+    artifacts.write_json(path, cost)
 
 
 @pytest.fixture
@@ -141,20 +141,26 @@ def test_a_strategy_pays_for_the_views_it_reads_and_no_others(finished):
     assert np.isnan(cost["margin", 2])  # the last round asks for nothing
 
 
+def remade(path, old, new):
+    """A file as its stage would have written it, had it had another content."""
+    artifacts.write_json(path, json.loads(json.dumps(artifacts.read_json(path)).replace(old, new)))
+
+
 def test_precision_is_the_last_column_and_empty_where_unknown(finished):
     results, settings = finished
     path = layout.path(results, Cell("digits", "mlp", "random20", "margin@10", 2, 2), "metrics.json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "bfloat16"}))
+    artifacts.write_json(path, artifacts.read_json(path) | {"precision": "bfloat16"})
     table = statistics.read_rounds(run_collect(results, settings)[0])
     assert table.columns[-1] == "precision"
     known = table[table["precision"] != ""]
     assert len(known) == 1 and known["precision"].item() == "bfloat16" and known["strategy"].item() == "margin"
 
 
-def test_lost_costs_are_empty_fields(finished):
+@pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_text(path.read_text().replace("8.0", "9.0"))])
+def test_lost_or_damaged_costs_are_empty_fields(finished, lose):
     results, settings = finished
-    for path in results.rglob("cost/*.json"):
-        path.unlink()
+    for path in results.rglob("cost/train.json"):
+        lose(path)
     table = statistics.read_rounds(run_collect(results, settings)[0])
     assert table["seconds_train"].isna().all() and table["accuracy"].notna().all()
 
@@ -164,9 +170,10 @@ def test_lost_costs_are_empty_fields(finished):
     [
         (lambda path: path.unlink(), "no such file"),
         (lambda path: path.write_text(path.read_text()[:40]), "not a whole JSON file"),
-        (lambda path: path.write_text(path.read_text().replace('"n_labels": 40', '"n_labels": 39')), "39 labels"),
-        (lambda path: path.write_text(path.read_text().replace('"d1"', '"d2"')), "another version of the dataset"),
-        (lambda path: path.write_text(path.read_text().replace('"seed": 2', '"seed": 1')), "moved or copied"),
+        (lambda path: path.write_text(path.read_text().replace("0.", "0.0", 1)), "changed on disk, or edited by hand"),
+        (lambda path: remade(path, '"n_labels": 40', '"n_labels": 39'), "39 labels"),
+        (lambda path: remade(path, '"d1"', '"d2"'), "another version of the dataset"),
+        (lambda path: remade(path, '"seed": 2', '"seed": 1'), "moved or copied"),
     ],
 )
 def test_a_bad_result_stops_the_tables_and_is_named(finished, damage, words):

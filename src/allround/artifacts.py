@@ -2,7 +2,8 @@
 
 Writers write `<path>.tmp`, flush it to disk and rename it, so that a file that is there is whole. Readers check kind,
 completeness, shapes, types and that the file belongs where it lies, and fail in one line that names the file, the
-fault and the remedy. Every artifact carries the identity that made it and the digest of its dataset.
+fault and the remedy. Every artifact carries the identity that made it, the digest of its dataset, and sums of what it
+holds: a bit that flips on disk is an error, never another result.
 
 CSV artifacts open with one comment line of JSON (`pandas.read_csv(path, comment="#")` skips it).
 """
@@ -10,6 +11,8 @@ CSV artifacts open with one comment line of JSON (`pandas.read_csv(path, comment
 from __future__ import annotations
 
 import csv
+import ctypes
+import errno
 import hashlib
 import io
 import json
@@ -25,10 +28,15 @@ import numpy as np
 
 from allround.errors import AllroundError
 from allround.identity import canonical
+from allround.sums import REMEDY, CheckedRows, damaged_archive, row_sums
 
-AGAIN = "delete it and run the same command again"
+AGAIN = REMEDY
+SUMS = "sums"  # HDF5 files: the group with the sums of the rows
+HDF5 = ("v110", "v110")  # the oldest format whose every structure has a checksum: older ones crash or hang if damaged
 BLOCK_BYTES = 8 << 20  # images are written in blocks of about this size
 CHUNK_BYTES = 1 << 20  # chunks of a view
+SPARE_BYTES = 1 << 16  # what an HDF5 file may take beside its arrays
+KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE of <linux/falloc.h>
 
 
 @contextmanager
@@ -63,7 +71,8 @@ def _bad(path: Path, fault: str, remedy: str = AGAIN) -> AllroundError:
 
 
 def _check_place(path: Path, identity: str, expect: Mapping[str, Any] | None) -> None:
-    cell = json.loads(identity)["cell"]
+    with _damage(path):
+        cell = dict(json.loads(identity)["cell"])
     for key, value in (expect or {}).items():
         if cell.get(key) != value:
             raise _bad(
@@ -91,7 +100,7 @@ def identity_of(path: Path) -> str | None:
             return canonical(json.loads(path.read_text(encoding="utf-8"))["identity"])
         if path.suffix == ".h5":
             with h5py.File(path) as file:
-                return str(file.attrs["identity"])
+                return _text(file, "identity")
     except (OSError, KeyError, ValueError, TypeError):
         pass
     return None
@@ -133,36 +142,39 @@ def write_dataset(path: Path, *, identity: str, classes: list[str], train: Split
     """Write dataset.h5, block by block; mean and std of the training images and the digest are computed on the way."""
     _check_splits(path, classes, train, test)
     sha = hashlib.sha256(canonical(list(classes)).encode())
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    size = sum(int(np.prod(split.images.shape)) + 24 * len(split.labels) for split in (train, test))
+    with _replacing_h5(path, size) as file:
         for name, split in (("train", train), ("test", test)):
-            group = file.create_group(name)
-            moments = _copy_images(group, split.images, sha)
+            group = file.require_group(name)
+            moments = _copy_images(file, name, split.images, sha)
             if name == "train":
                 mean, std = moments
             for key, values in (("labels", split.labels), ("origin", split.origin)):
                 group[key] = np.ascontiguousarray(values, dtype=np.int64)
                 sha.update(group[key][:].tobytes())
-        file.attrs.update(
-            kind="dataset", identity=identity, classes=json.dumps(list(classes)), digest=sha.hexdigest()[:16]
-        )
-        file.attrs.update(mean=mean, std=std, complete=True)
+        file.attrs.update(mean=mean, std=std)
+        names = json.dumps(list(classes))
+        _complete(file, kind="dataset", identity=identity, classes=names, digest=sha.hexdigest()[:16])
 
 
-def _copy_images(group: h5py.Group, images: Any, sha: Any) -> tuple[np.ndarray, np.ndarray]:
+def _copy_images(file: h5py.File, name: str, images: Any, sha: Any) -> tuple[np.ndarray, np.ndarray]:
     """Copy images in blocks into a contiguous dataset; return mean and std per channel on the scale 0..1."""
     n, *shape = images.shape
-    out = group.create_dataset("images", shape=(n, *shape), dtype=np.uint8)
+    out = file.create_dataset(f"{name}/images", shape=(n, *shape), dtype=np.uint8)
+    sums = np.empty(n, dtype=np.uint64)
     step = max(1, BLOCK_BYTES // int(np.prod(shape)))
     total, squares = np.zeros(shape[-1]), np.zeros(shape[-1])
     for start in range(0, n, step):
         block = np.ascontiguousarray(images[start : start + step])
         out[start : start + step] = block
+        sums[start : start + step] = row_sums(block)
         sha.update(block.tobytes())
         counts = [
             np.bincount(block[..., c].ravel(), minlength=256) for c in range(shape[-1])
         ]  # exact, and no float copy
         total += [count @ np.arange(256.0) for count in counts]
         squares += [count @ np.arange(256.0) ** 2 for count in counts]
+    file.require_group(SUMS)[name] = sums  # a group that is made on the way would hold the time
     pixels = n * shape[0] * shape[1]
     mean = total / pixels / 255
     return mean, np.sqrt(np.maximum(squares / pixels / 255**2 - mean**2, 0))
@@ -200,17 +212,17 @@ def read_dataset(path: Path, name: str | None = None) -> Dataset:
     """Open dataset.h5; `name` is the dataset that it must hold."""
     path = Path(path)
     with _open_h5(path, "dataset") as file, _damage(path):
-        identity = str(file.attrs["identity"])
+        identity = _text(file, "identity")
         _check_place(path, identity, {"dataset": name} if name else None)
         return Dataset(
             path=path,
             name=json.loads(identity)["cell"]["dataset"],
-            classes=json.loads(file.attrs["classes"]),
+            classes=json.loads(_text(file, "classes")),
             mean=tuple(map(float, file.attrs["mean"])),
             std=tuple(map(float, file.attrs["std"])),
-            train=_read_split(path, file["train"]),
-            test=_read_split(path, file["test"]),
-            digest=str(file.attrs["digest"]),
+            train=_read_split(path, file, "train"),
+            test=_read_split(path, file, "test"),
+            digest=_text(file, "digest"),
             identity=identity,
         )
 
@@ -220,16 +232,17 @@ def _damage(path: Path) -> Iterator[None]:
     """What h5py raises for damaged content becomes one line."""
     try:
         yield
-    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (KeyError, OSError, OverflowError, RuntimeError, TypeError, ValueError, csv.Error) as error:
         if isinstance(error, PermissionError):
             raise
         raise _bad(path, f"damaged ({type(error).__name__})") from None
 
 
-def _read_split(path: Path, group: h5py.Group) -> Split:
-    images = group["images"]
+def _read_split(path: Path, file: h5py.File, name: str) -> Split:
+    images = file[f"{name}/images"]
     mapped = np.memmap(path, np.uint8, "r", offset=images.id.get_offset(), shape=images.shape)
-    return Split(mapped, group["labels"][:], group["origin"][:])
+    checked = CheckedRows(f"{path} ({name} images)", mapped, file[f"{SUMS}/{name}"][:])
+    return Split(checked, file[f"{name}/labels"][:], file[f"{name}/origin"][:])
 
 
 def _open_h5(path: Path, kind: str) -> h5py.File:
@@ -242,11 +255,85 @@ def _open_h5(path: Path, kind: str) -> h5py.File:
     except OSError as error:
         raise _bad(path, f"not a whole HDF5 file ({error})") from None
     with _damage(path):
-        found, complete = file.attrs.get("kind", "nothing known"), file.attrs.get("complete", False)
+        found, complete = _text(file, "kind", "nothing known"), file.attrs.get("complete", False)
     if found != kind or not complete:
         file.close()
         raise _bad(path, f"holds {found}, not a complete {kind}")
+    with _damage(path):
+        whole = _seal(file) == _text(file, "seal")
+    if not whole:
+        file.close()
+        raise _bad(path, "damaged: it changed on disk after it was written")
     return file
+
+
+@contextmanager
+def _replacing_h5(path: Path, size: int) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file of about `size` bytes, for which the disk has room.
+
+    HDF5 keeps some writes that fail to itself, and crashes on others: so its blocks are reserved before it writes.
+    """
+    with replacing(path) as partial:
+        _reserve(partial, size + SPARE_BYTES)
+        with h5py.File(partial, "w", libver=HDF5) as file:  # empties the file, and with it the reservation
+            _reserve(partial, size + SPARE_BYTES)
+            yield file
+        os.truncate(partial, partial.stat().st_size)  # gives back what was not needed
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Reserve blocks behind the end of a file, where the system can; OSError: there are not as many."""
+    with path.open("ab") as file:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if hasattr(libc, "fallocate"):
+            failed = libc.fallocate(file.fileno(), KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size))
+            if failed and ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+def _complete(file: h5py.File, **texts: str) -> None:
+    """Say what a file is, now that all of it is there; texts of fixed length, for others lie outside all checksums."""
+    file.attrs.update({name: np.bytes_(text.encode()) for name, text in texts.items()})
+    file.attrs["complete"] = True
+    file.attrs["seal"] = np.bytes_(_seal(file).encode())
+    file.flush()  # a full disk is an error here; closing a file may keep it to itself
+
+
+def _text(file: h5py.File, name: str, default: str | None = None) -> str:
+    value = file.attrs[name] if default is None else file.attrs.get(name, default)
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _seal(file: h5py.File) -> str:
+    """Digest of all that an HDF5 artifact says and of its small arrays; rows of the large ones have sums in it.
+
+    ValueError: a part that lies in another file, or that takes code other than HDF5's own to read. A file from a
+    stranger must bring all that it holds.
+    """
+    sha = hashlib.sha256()
+    for key in sorted(set(file.attrs) - {"seal"}):
+        value = file.attrs[key]
+        sha.update(
+            canonical([key, _text(file, key) if isinstance(value, bytes) else np.asarray(value).tolist()]).encode()
+        )
+    for group in (file, *(file[name] for name in file if _inside(file, name) and isinstance(file[name], h5py.Group))):
+        for name in group:
+            part = group[name] if _inside(group, name) else None
+            if not isinstance(part, h5py.Dataset):
+                continue
+            if part.is_virtual or part.external or part.id.get_create_plist().get_nfilters() or part.dtype.hasobject:
+                raise ValueError(f"{part.name} lies elsewhere or is filtered")
+            sha.update(canonical([part.name, part.dtype.str, list(part.shape)]).encode())
+            if name in ("labels", "origin") or group.name == f"/{SUMS}":
+                sha.update(part[:].tobytes())
+    return sha.hexdigest()[:16]
+
+
+def _inside(group: h5py.Group, name: str) -> bool:
+    """True for what lies in the group itself; ValueError for a link to somewhere else."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"{name} is a link")
+    return True
 
 
 # --- labels.csv, query.csv --------------------------------------------------------------------------------------------
@@ -282,7 +369,8 @@ def write_labels(path: Path, labels: Labels, *, identity: str, digest: str) -> N
 def read_labels(path: Path, expect: Mapping[str, Any] | None = None) -> Labels:
     """Read labels.csv; every index occurs once."""
     rows, head = _read_csv(Path(path), "labels", (int, int, int), expect)
-    columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T.copy()
+    with _damage(path):
+        columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T.copy()
     if len(np.unique(columns[0])) != len(rows):
         raise _bad(path, "an example is labelled twice")
     return Labels(*columns, identity=canonical(head["identity"]), digest=head["dataset"])
@@ -298,7 +386,8 @@ def write_query(path: Path, index: np.ndarray, score: np.ndarray | None, *, iden
 def read_query(path: Path, expect: Mapping[str, Any] | None = None) -> Query:
     """Read query.csv."""
     rows, head = _read_csv(Path(path), "query", (int, int, lambda text: float(text or "nan")), expect)
-    index = np.array([row[1] for row in rows], dtype=np.int64)
+    with _damage(path):
+        index = np.array([row[1] for row in rows], dtype=np.int64)
     if len(np.unique(index)) != len(index):
         raise _bad(path, "an example is picked twice")
     score = np.array([row[2] for row in rows], dtype=np.float64)
@@ -311,8 +400,8 @@ def _write_csv(path: Path, kind: str, columns: tuple, rows: Any, identity: str, 
     writer.writerow(columns)
     writer.writerows(rows)
     text = body.getvalue()
-    head = {"kind": kind, "dataset": digest, "sha256": _sha(text), "identity": json.loads(identity)}
-    write_text(path, f"# {canonical(head)}\n{text}")
+    head = {"kind": kind, "dataset": digest, "identity": json.loads(identity)}
+    write_text(path, f"# {canonical(head | {'sha256': _sha(canonical(head) + text)})}\n{text}")
 
 
 def _read_csv(path: Path, kind: str, types: tuple[Callable, ...], expect: Mapping | None) -> tuple[list[list], dict]:
@@ -321,14 +410,15 @@ def _read_csv(path: Path, kind: str, types: tuple[Callable, ...], expect: Mappin
     head_line, _, body = path.read_text(encoding="utf-8", errors="replace").partition("\n")
     try:
         head = json.loads(head_line.removeprefix("#"))
-        intact = head["kind"] == kind and head["sha256"] == _sha(body)
-    except (ValueError, KeyError, TypeError):
+        intact = head["kind"] == kind and head.pop("sha256") == _sha(canonical(head) + body)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise _bad(path, f"not a whole {kind} file: its first line is not allround's") from None
     if not intact:
         raise _bad(path, f"not a whole {kind} file: truncated, or edited by hand")
     _check_place(path, canonical(head["identity"]), expect)
     lines = csv.reader(body.splitlines()[1:])
-    return [[read(cell) for read, cell in zip(types, line, strict=True)] for line in lines], head
+    with _damage(path):
+        return [[read(cell) for read, cell in zip(types, line, strict=True)] for line in lines], head
 
 
 def _sha(text: str) -> str:
@@ -341,7 +431,7 @@ def _sha(text: str) -> str:
 def write_metrics(path: Path, metrics: Mapping[str, Any], *, identity: str, digest: str) -> None:
     """Write metrics.json: test accuracy, nll, ece, per-class accuracy, n_labels, epochs, ..."""
     whole = {"kind": "metrics", **metrics, "dataset_digest": digest, "identity": json.loads(identity)}
-    write_text(path, json.dumps(whole, indent=1) + "\n")
+    write_json(path, whole)
 
 
 def read_metrics(path: Path, expect: Mapping[str, Any] | None = None) -> dict:
@@ -353,17 +443,28 @@ def read_metrics(path: Path, expect: Mapping[str, Any] | None = None) -> dict:
     return metrics
 
 
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with a digest of what it says."""
+    write_text(path, json.dumps({**value, "sha256": _sha_json(dict(value))}, indent=1) + "\n")
+
+
+def _sha_json(value: dict) -> str:
+    return _sha(json.dumps(json.loads(json.dumps(value)), sort_keys=True))
+
+
 def read_json(path: Path) -> dict:
-    """Read a JSON object."""
+    """Read a JSON object that write_json has written."""
     path = Path(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AllroundError(f"{path}: no such file; run the stage that makes it, or check the path.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _bad(path, f"not a whole JSON file ({error})") from None
     if not isinstance(value, dict):
         raise _bad(path, "not a JSON object")
+    if value.pop("sha256", None) != _sha_json(value):
+        raise _bad(path, "not a whole file of allround: changed on disk, or edited by hand")
     return value
 
 
@@ -381,22 +482,32 @@ def write_checkpoint(path: Path, payload: Mapping[str, Any], *, identity: str, d
 
 
 def read_checkpoint(path: Path, expect: Mapping[str, Any] | None = None) -> dict:
-    """Read checkpoint.pt onto the CPU; never executes code from the file (weights_only)."""
-    import torch
-
+    """Read checkpoint.pt onto the CPU; never executes code from the file."""
     path = Path(path)
     if not path.exists():
         raise AllroundError(f"{path}: no such file; run the stage that makes it, or check the path.")
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        payload = load_tensors(path)
     except PermissionError:
         raise
     except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, ... for a damaged file
         raise _bad(path, f"not a whole checkpoint ({type(error).__name__})") from None
-    if not isinstance(payload, dict) or payload.get("kind") != "checkpoint":
+    if not isinstance(payload, dict) or payload.get("kind") != "checkpoint" or "identity" not in payload:
         raise _bad(path, "not a checkpoint of allround")
     _check_place(path, payload["identity"], expect)
     return payload
+
+
+def load_tensors(path: Path) -> Any:
+    """What torch.save wrote, on the CPU: tensors and plain values alone, and only as they were written.
+
+    ValueError, or what torch raises: the file is damaged, or asks for code
+    """
+    import torch
+
+    if damaged_archive(path):
+        raise ValueError("it changed on disk after it was written, or is not whole")
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 # --- pool/<view>.h5 ---------------------------------------------------------------------------------------------------
@@ -412,16 +523,20 @@ class View:
     identity: str
     digest: str
     file: h5py.File
+    sums: dict[str, np.ndarray]  # of a field: (rows,)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Rows start..stop of a field as stored: (b, d); for mc_logits (t, b, c)."""
         if name not in self.fields:
             raise AllroundError(f"{self.path}: has no field '{name}'; it holds {', '.join(self.fields)}.")
-        data = self.file[name]
+        data, draws = self.file[name], name == "mc_logits"
         try:
-            return data[:, start:stop] if name == "mc_logits" else data[start:stop]
+            rows = data[:, start:stop] if draws else data[start:stop]
         except OSError as error:
             raise _bad(self.path, f"damaged in rows {start} to {stop} ({error})") from None
+        if (row_sums(rows, draws) != self.sums[name][start:stop]).any():
+            raise _bad(self.path, f"damaged in rows {start} to {stop}: it changed on disk after it was written")
+        return rows
 
 
 class ViewWriter:
@@ -429,6 +544,7 @@ class ViewWriter:
 
     def __init__(self, file: h5py.File, rows: int):
         self.file, self.rows, self.written = file, rows, 0
+        self.sums = {name: np.zeros(rows, dtype=np.uint64) for name in file}
 
     def write(self, start: int, **blocks: np.ndarray) -> None:
         """Write rows start.. of every field; blocks are (b, d), for mc_logits (t, b, c). Blocks come in order."""
@@ -437,7 +553,10 @@ class ViewWriter:
             raise ValueError(f"rows {start}.. of {sorted(blocks)} after {self.written} rows of {sorted(self.file)}")
         stop = start + count.pop()
         for name, block in blocks.items():
-            self.file[name][(slice(None), slice(start, stop)) if name == "mc_logits" else slice(start, stop)] = block
+            data, draws = self.file[name], name == "mc_logits"
+            block = np.ascontiguousarray(block, dtype=data.dtype)
+            data[(slice(None), slice(start, stop)) if draws else slice(start, stop)] = block
+            self.sums[name][start:stop] = row_sums(block, draws)
         self.written = stop
 
 
@@ -456,7 +575,8 @@ def create_view(
 
     fields: name -> shape of one example's row; for mc_logits (t, c), stored as [t, rows, c]
     """
-    with replacing(path) as partial, h5py.File(partial, "w") as file:
+    size = sum(rows * (8 + np.dtype(dtypes[name]).itemsize * int(np.prod(shape))) for name, shape in fields.items())
+    with _replacing_h5(path, size) as file:
         for name, shape in fields.items():
             dtype = np.dtype(dtypes[name])
             block = min(rows, max(1, CHUNK_BYTES // (dtype.itemsize * int(np.prod(shape)))))
@@ -468,26 +588,30 @@ def create_view(
         yield out
         if out.written != rows:
             raise ValueError(f"{path}: {out.written} of {rows} rows were written")
-        file.attrs.update(kind="view", view=view, identity=identity, digest=digest, complete=True)
+        for name, sums in out.sums.items():
+            file.require_group(SUMS)[name] = sums
+        _complete(file, kind="view", view=view, identity=identity, digest=digest)
 
 
 def open_view(path: Path, view: str | None = None, expect: Mapping[str, Any] | None = None) -> View:
     """Open pool/<view>.h5 without reading its rows."""
     path = Path(path)
     file = _open_h5(path, "view")
-    if view and file.attrs["view"] != view:
-        raise _bad(path, f"holds view '{file.attrs['view']}', not '{view}'")
+    if view and _text(file, "view") != view:
+        raise _bad(path, f"holds view '{_text(file, 'view')}', not '{view}'")
     with _damage(path):
         return _view(path, file, expect)
 
 
 def _view(path: Path, file: h5py.File, expect: Mapping[str, Any] | None) -> View:
-    _check_place(path, str(file.attrs["identity"]), expect)
+    _check_place(path, _text(file, "identity"), expect)
+    fields = {name: data for name, data in file.items() if name != SUMS}
     shapes = {
         name: (data.shape[:1] + data.shape[2:] if name == "mc_logits" else data.shape[1:])
-        for name, data in file.items()
+        for name, data in fields.items()
     }
-    rows = {data.shape[1 if name == "mc_logits" else 0] for name, data in file.items()}
+    rows = {data.shape[1 if name == "mc_logits" else 0] for name, data in fields.items()}
     if len(rows) != 1:
         raise _bad(path, f"its fields have different numbers of rows {sorted(rows)}")
-    return View(path, rows.pop(), shapes, str(file.attrs["identity"]), str(file.attrs["digest"]), file)
+    sums = {name: file[f"{SUMS}/{name}"][:] for name in fields}
+    return View(path, rows.pop(), shapes, _text(file, "identity"), _text(file, "digest"), file, sums)

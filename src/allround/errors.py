@@ -7,7 +7,13 @@ from collections.abc import Iterable
 
 
 class AllroundError(Exception):
-    """Bad input or a failed run, described in one line for the person who has to mend it."""
+    """Bad input or a failed run, described in one line for the person who has to mend it.
+
+    One line whatever it quotes: a name from a file may hold line breaks, or codes that a terminal obeys.
+    """
+
+    def __init__(self, line: str):
+        super().__init__("".join(one if one.isprintable() else ascii(one)[1:-1] for one in line))
 
 
 def unknown(what: str, name: object, allowed: Iterable[str], where: str = "") -> AllroundError:

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from allround import __version__
-from allround.artifacts import identity_of, write_text
+from allround.artifacts import identity_of, write_json
 from allround.errors import AllroundError
-from allround.locks import wait_for_orphan
+from allround.locks import refuse_to_begin_as_orphan, wait_for_orphan
 
 DISK_FULL = ("errno = 28", "No space left on device")  # h5py raises RuntimeError when the disk fills up on closing
 GPU_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -46,14 +46,16 @@ def run_stage(
     started, wall = datetime.now(UTC), time.perf_counter()
     try:
         _check_identity(arguments["identity"], stage)
-        if wait_for_orphan() and _finished([arguments[name] for name in outputs], cost, arguments["identity"]):
+        waited = wait_for_orphan(arguments[outputs[0]])
+        refuse_to_begin_as_orphan()
+        if waited and _finished([arguments[name] for name in outputs], cost, arguments["identity"]):
             return
         for name in outputs:
-            _check_free(arguments[name], arguments["identity"])
+            _check_free(arguments[name], arguments["identity"], by_orphan=waited)
         facts = work(**arguments) or {}
         if cost:
             facts = {"code": json.loads(arguments["identity"]).get("code"), **facts}
-            write_text(cost, json.dumps(_cost(stage, started, time.perf_counter() - wall, facts), indent=1) + "\n")
+            write_json(cost, _cost(stage, started, time.perf_counter() - wall, facts))
     except Exception as error:
         message = explain(error, stage)
         if message is None:
@@ -139,9 +141,11 @@ def _finished(outputs: list[Path], cost: Path | None, identity: str) -> bool:
     return found == {identity} and all(path.exists() for path in (*outputs, *([cost] if cost else [])))
 
 
-def _check_free(path: Path, identity: str) -> None:
+def _check_free(path: Path, identity: str, by_orphan: bool) -> None:
     """Nothing made by another configuration is overwritten (Snakemake removes what it has decided to remake)."""
-    if (found := identity_of(path)) and found != identity:
+    if (found := identity_of(path)) and found != identity and by_orphan:
+        print(f"{path}: made meanwhile by the earlier, killed run, under another configuration; made again", flush=True)
+    elif found and found != identity:
         raise AllroundError(f"{path}: was made by another configuration; delete it or write elsewhere.")
 
 

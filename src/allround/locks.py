@@ -1,27 +1,42 @@
 """After a kill: locks that nobody holds any more, and jobs that go on without their Snakemake.
 
-Both use flock(2), which the kernel releases when a process ends, however it ends.
+All locks are the kernel's, which releases them when a process ends, however it ends. A job that is at work when its
+Snakemake dies goes on; the next run says so, and waits for it instead of running it twice. A job that has not begun by
+then does not begin: it could only come in the way of a newer one.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
-import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from allround.errors import AllroundError
+from allround.launch import RUN
+
 _alive: list[TextIO] = []  # open for as long as this process lives
 
 
-def clear_stale_locks(folder: Path = Path(".snakemake")) -> None:
+def recover() -> None:
+    """What a Snakemake does first: after a kill the same command goes on."""
+    if clear_stale_locks():
+        tell_of_orphans()
+    tell_of_full_disk()
+
+
+def clear_stale_locks(folder: Path = Path(".snakemake")) -> bool:
     """Remove Snakemake's locks where no Snakemake is alive in this folder: after a kill the same command goes on.
+
+    Returns whether this Snakemake is alone.
 
     Every run holds `folder/alive` shared while it lives; who gets it exclusively is alone, and any lock is stale.
     Where the file system has no flock, nothing is removed and `snakemake --unlock` remains.
     """
+    alone = False
     with suppress(OSError):
         folder.mkdir(exist_ok=True)
         file = (folder / "alive").open("a")
@@ -31,24 +46,78 @@ def clear_stale_locks(folder: Path = Path(".snakemake")) -> None:
         except BlockingIOError:
             pass
         else:
+            alone = True
             for lock in folder.joinpath("locks").glob("*"):
                 lock.unlink(missing_ok=True)
         fcntl.flock(file, fcntl.LOCK_SH)
+    return alone
 
 
-def wait_for_orphan() -> bool:
-    """Wait while a job of a killed run still writes to this job's log; whether there was one.
+def tell_of_orphans(results: Path = Path("results")) -> None:
+    """Say on standard error which jobs of a killed run are still at work; for a Snakemake that is alone here.
 
-    Rules send a stage's output to the job's log, so the log tells one job from another. Its writer holds a lock on it.
+    A job writes to its log below `results`, so /proc tells them; without /proc, they say themselves who waits for whom.
     """
-    with suppress(OSError, ValueError):
-        out = sys.stdout.fileno()
-        if not stat.S_ISREG(os.fstat(out).st_mode):
-            return False
+    jobs: dict[str, int] = {}
+    for process in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        with suppress(OSError, ValueError):
+            place = str((process / "fd/1").readlink()).removesuffix(" (deleted)")
+            log = Path(place).relative_to(results.resolve())
+            if log.suffix == ".log" and log.parent.name == "log":
+                jobs[f"{log.stem} of {log.parent.parent}"] = int(process.name)
+    if jobs:
+        named = ", ".join(f"{job} (process {number})" for job, number in list(jobs.items())[:5])
+        more = f" and {len(jobs) - 5} more" if len(jobs) > 5 else ""
+        print(
+            f"{len(jobs)} of an earlier, killed run's jobs still at work: {named}{more}. "
+            "Where this run needs what they make, it waits for them and does not run them twice.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def tell_of_full_disk(results: Path = Path("results"), least: int = 1 << 20) -> None:
+    """Say on standard error that the disk is full: at the start, and after a failure whose log had no room for it."""
+    with suppress(OSError):
+        disk = os.statvfs(results)
+        free = disk.f_bavail * disk.f_frsize
+        if free < least:
+            print(
+                f"the disk of {results}/ is full ({free} bytes free): free some space, and the same command goes on.",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def refuse_to_begin_as_orphan() -> None:
+    """AllroundError: the snakemake that started this job has ended, so that nobody would know of its results."""
+    snakemake = os.environ.get(RUN, "").partition("-")[0]
+    if snakemake:
         try:
-            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            os.kill(int(snakemake), 0)
+        except ProcessLookupError:
+            raise AllroundError("its snakemake ended before this job began; run the same command again.") from None
+        except (PermissionError, ValueError):
+            pass
+
+
+def wait_for_orphan(output: Path, folder: Path = Path(".snakemake")) -> bool:
+    """Wait while a job of a killed run still works at this output; whether there was one.
+
+    Whoever makes an output holds a lock on one byte of `folder/jobs`, at a place that follows from the output's path.
+    The output and its log are no place for locks: Snakemake removes both before a job begins. Outside of a folder in
+    which Snakemake runs, nothing is locked.
+    """
+    place = int.from_bytes(hashlib.sha256(os.fsencode(output.absolute())).digest()[:7], "big")
+    with suppress(OSError):
+        if not folder.is_dir():
+            return False
+        file = (folder / "jobs").open("a")
+        _alive.append(file)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        except (BlockingIOError, PermissionError):
             print("waiting for this job's process of an earlier, killed run to end", flush=True)
-            fcntl.flock(out, fcntl.LOCK_EX)
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
             return True
     return False

@@ -23,6 +23,8 @@ from allround.errors import AllroundError, unknown
 from allround.layout import START, Cell, arm, dataset_path
 from allround.sizes import check_size
 
+TAKEN = {"datasets", "studies"}  # folders of results/ that no dataset may have as its own
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
@@ -100,6 +102,8 @@ def load(config: Mapping[str, Any], root: Path) -> Study:
     entry = _yaml(path)
     _check(entry, schemas / "study.schema.yaml", str(path))
     catalogue = root / "config/catalogue"
+    for name in sorted(TAKEN & set(entry["datasets"])):
+        raise AllroundError(f"{path} key 'datasets': results/{name}/ holds something else; rename dataset '{name}'.")
     seeds = entry["seeds"]
     study = Study(
         name=path.stem,
@@ -123,6 +127,8 @@ def load(config: Mapping[str, Any], root: Path) -> Study:
 
 def _study_path(name: str, folder: Path) -> Path:
     """A study given by name or by path."""
+    if len(Path(name).name) > 100 or "\0" in name:
+        raise AllroundError(f"study {name[:100]}...: allowed: names of at most 100 characters, or the path of a file.")
     if name.endswith((".yaml", ".yml")) or "/" in name:
         if not Path(name).is_file():
             raise AllroundError(f"study {name}: no such file; give a path that exists or one of: {_names(folder)}.")

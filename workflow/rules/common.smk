@@ -17,7 +17,7 @@ from allround.artifacts import identity_of
 from allround.errors import AllroundError
 from allround.launch import offer, withdraw
 from allround.job import export_source
-from allround.locks import clear_stale_locks
+from allround.locks import recover, tell_of_full_disk
 
 
 def checked_study():
@@ -30,7 +30,7 @@ def checked_study():
 
 export_source(SOURCE)
 if workflow.is_main_process:
-    clear_stale_locks()
+    recover()
     offer()
 else:
     withdraw()

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from allround.errors import AllroundError
-from allround.learners import file_of
+from allround.errors import AllroundError, unknown
+from allround.learners import LIBRARIES, file_of, names
 
 PRETRAINED = ("pretrained", "weights", "weights_backbone")  # arguments that would fetch weights
 
@@ -76,7 +76,9 @@ def build(learner: Mapping[str, Any], shape: tuple[int, int, int], classes: int,
 
 
 def architecture(name: str) -> ModuleType:
-    """The module of learners/architectures that builds an architecture."""
+    """The module of learners/architectures that builds an architecture; the name may come from a stranger's file."""
+    if file_of(name) not in (*names(), *LIBRARIES.values()):
+        raise unknown("architecture", name, names())
     return import_module(f"allround.learners.architectures.{file_of(name)}")
 
 
@@ -110,8 +112,18 @@ def pack(model: Classifier, learner: Mapping[str, Any], data: Any) -> dict[str, 
 
 def unpack(payload: Mapping[str, Any], source: object) -> Classifier:
     """The model of a checkpoint, on the CPU and in evaluation mode."""
-    model = build(payload["learner"], tuple(payload["shape"]), len(payload["classes"]), fetch=False)
-    load(model, payload["weights"], source)
+    try:
+        learner, shape, classes = payload["learner"], tuple(payload["shape"]), len(payload["classes"])
+        state = dict(payload["weights"])
+        plain = isinstance(learner["architecture"], str) and isinstance(learner["arguments"], dict)
+    except (KeyError, TypeError, ValueError):
+        plain = False
+    if not plain or len(shape) != 3:
+        raise AllroundError(
+            f"{source}: says too little to rebuild its model; delete it and run the same command again."
+        )
+    model = build(learner, shape, classes, fetch=False)
+    load(model, state, source)
     return model.eval()
 
 

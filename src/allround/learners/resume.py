@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from allround.artifacts import replacing
+from allround.artifacts import load_tensors, replacing
 
 SECONDS = 10.0  # at least between two saves
 SHARE = 0.05  # at most of the training's time
@@ -52,7 +52,7 @@ class Keeper:
         if self.path is None or not self.path.exists():
             return 0
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            state = load_tensors(self.path)
             fits = state["identity"] == self.identity and len(state["tensors"]) == len(tensors)
             fits = fits and all(a.shape == b.shape for a, b in zip(state["tensors"], tensors, strict=True))
         except Exception as error:  # a damaged file may raise anything; it is only a head start

@@ -16,9 +16,10 @@ from pathlib import Path
 import pandas as pd
 
 from allround import layout, views
-from allround.artifacts import identity_of, read_json, read_metrics, write_text
+from allround.artifacts import read_json, read_metrics, read_query, write_json, write_text
 from allround.errors import AllroundError
 from allround.evaluation.provenance import Seen
+from allround.identity import digest
 from allround.job import run_stage
 from allround.layout import Cell
 
@@ -42,9 +43,10 @@ def collect(*, results: Path, rounds: Path, provenance: Path, identity: str, **_
     seen = Seen()
     rows = [row(results, study, cell, strategy, seen) for cell, strategy in cells(study)]
     table = pd.DataFrame(rows, columns=COLUMNS)
-    write_text(rounds, table.to_csv(index=False, lineterminator="\n"))
-    body = {"study": study, **seen.as_dict(), "identity": json.loads(identity)}
-    write_text(provenance, json.dumps(body, indent=1) + "\n")
+    text = table.to_csv(index=False, lineterminator="\n")
+    write_text(rounds, text)
+    body = {"study": study, **seen.as_dict(), "rounds": digest(text), "identity": json.loads(identity)}
+    write_json(provenance, body)
     return {"rounds": len(table)}
 
 
@@ -91,9 +93,8 @@ def cost_paths(results: Path, study: Mapping, cell: Cell, strategy: str, seen: S
     found = {"train": layout.path(results, cell.home, "cost/train.json")}
     found |= {"query": layout.path(results, cell, "cost/query.json")}
     found |= {"label": layout.path(results, cell.home, f"cost/{'label' if cell.round else 'seed_set'}.json")}
-    made = identity_of(query) if cell.round < study["rounds"] - 1 else None  # the last round asks for nothing
-    if made:
-        job = json.loads(made)
+    if cell.round < study["rounds"] - 1 and query.exists():  # the last round asks for nothing
+        job = json.loads(read_query(query, expect=cell.as_dict()).identity)
         seen.code("query", job["code"], cell.learner, strategy)
         for view in sorted(set(job["inputs"]) - {"labels", "checkpoint"}):
             found[f"embed {view}"] = layout.path(results, cell.home, f"cost/embed_{view}.json")
@@ -103,10 +104,14 @@ def cost_paths(results: Path, study: Mapping, cell: Cell, strategy: str, seen: S
 
 
 def cost(path: Path, seen: Seen, learner: str) -> dict:
-    """What a job cost; empty where that was not kept."""
+    """What a job cost; empty where that was not kept, or is damaged: to know it again would take to run it again."""
     if not path.exists():
         return {}
-    found = read_json(path)
+    try:
+        found = read_json(path)
+    except AllroundError:
+        print(f"{path}: damaged; this cost is left out of the tables", flush=True)
+        return {}
     seen.job(path, found, learner)
     return found
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import pandas as pd
 
 from allround.artifacts import read_json, write_text
+from allround.errors import AllroundError
 from allround.evaluation.efficiency import efficiency as efficiency_of
 from allround.evaluation.figures import write_figures
 from allround.evaluation.report import render, summarise
 from allround.evaluation.statistics import curves, read_rounds
+from allround.identity import digest
 from allround.job import run_stage
 
 
@@ -33,6 +35,11 @@ def report(
     """Write everything that a reader of the study sees. figures: a folder."""
     table = read_rounds(rounds)
     origin = read_json(provenance) | {"study": json.loads(identity)["settings"]["study"]}
+    if origin.pop("rounds") != digest(rounds.read_text(encoding="utf-8")):
+        raise AllroundError(
+            f"{rounds}: not the table that {provenance} was written with: damaged, or edited by hand; "
+            "delete both and run the same command again."
+        )
     ratios, arms = efficiency_of(table), summarise(table)
     write_csv(efficiency, ratios)
     write_csv(summary, arms)

@@ -1,0 +1,178 @@
+"""What a user would lose: hours computed twice, or new results to a job of yesterday's configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from faults import kills
+
+LR = "lr: 0.05}, epochs: 6"
+
+
+def wait_for(condition, seconds=120):
+    """Wait until condition() holds."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit, "waited in vain"
+        time.sleep(0.02)
+
+
+def start(work, *arguments: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
+    out = (work.root / f"{time.monotonic_ns()}.out").open("w+")
+    process = subprocess.Popen(
+        command,
+        cwd=work.root,
+        env={**work.environment(), **environment},
+        stdout=out,
+        stderr=out,
+        start_new_session=True,
+    )
+    process.out = Path(out.name)
+    return process
+
+
+@pytest.fixture
+def held(work):
+    """Trainings that say when they have begun, and go on when they are told to, or when the test is over."""
+    text = "    state = checkpoint.with_suffix"
+    gate = f"    Path('begun').touch()\n    while not Path('go').exists(): __import__('time').sleep(0.05)\n{text}"
+    work.edit("src/allround/stages/train.py", text, gate)
+    assert kills.snakemake(work, "--touch", "--forceall").returncode == 0  # the edit changes no result: vouched for
+    kills.remove(work.root, "train")
+    yield work
+    (work.root / "go").touch()
+
+
+def kill_snakemake_in_mid_training(work) -> None:
+    first = start(work, kills.OUTPUTS["train"][0])
+    wait_for(lambda: (work.root / "begun").exists())
+    first.kill()
+    first.wait()
+    (work.root / "begun").unlink()
+
+
+def test_a_job_that_outlived_its_snakemake_is_named_waited_for_and_not_run_twice(held, reference):
+    kill_snakemake_in_mid_training(held)
+    second = start(held, kills.OUTPUTS["train"][0])
+    log = held.root / kills.NEXT / "log/train.log"  # snakemake removes it for a moment
+    words = "waiting for this job's process of an earlier, killed run"
+    wait_for(lambda: log.exists() and words in log.read_text(errors="replace"))
+    said = second.out.read_text()
+    line = next(line for line in said.splitlines() if "still at work" in line)
+    assert "train of digits/tiny/random20/entropy_ensemble@5/seed0/round001 (process " in line
+    assert "does not run them twice" in line
+    (held.root / "go").touch()
+    assert second.wait() == 0, second.out.read_text()
+    assert not (held.root / "begun").exists()  # the second process never came so far
+    kills.wait_until_quiet(held.root)
+    wrong = kills.differences(kills.contents(held.root), reference.files)
+    assert wrong == [] or all("round001" in name for name in wrong)  # its code has another fingerprint
+
+
+def test_an_orphan_of_another_configuration_never_has_the_last_word(held):
+    kill_snakemake_in_mid_training(held)
+    held.edit("config/catalogue/learners.yaml", LR, LR.replace("0.05", "0.01"))
+    (held.root / "go").touch()
+    target = kills.OUTPUTS["train"][0]
+    result = kills.snakemake(held, target)
+    assert result.returncode == 0, result.stdout
+    kills.wait_until_quiet(held.root)
+    made = json.loads((held.root / target).read_text())["identity"]["settings"]["optimiser"]["lr"]
+    assert made == 0.01
+    assert kills.snakemake(held, target).returncode == 0
+
+
+def test_a_job_whose_snakemake_died_before_it_began_does_not_begin(work, reference):
+    """It is stopped before it takes the lock of its log; meanwhile the next run does its work."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for stage in kills.OUTPUTS:
+        before = {path: path.stat().st_mtime_ns for path in (work.root / "results").rglob("*") if path.is_file()}
+        command, log = reference.commands[stage].split(" > ")[0], work.root / "stage.log"
+        with kills.idle_run() as run:  # its pid is alive for the server, and the stage's own run is not
+            result = kills.stage(work, f"ALLROUND_RUN={gone.pid}-x {command} > {log} 2>&1", None, run)
+        assert result.returncode == 1
+        assert "its snakemake ended before this job began" in log.read_text()
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_two_snakemakes_at_once_on_one_study_the_second_is_refused_and_harms_nothing(held):
+    first = start(held, kills.OUTPUTS["train"][0])
+    wait_for(lambda: (held.root / "begun").exists())
+    second = kills.snakemake(held, kills.OUTPUTS["train"][0])
+    assert second.returncode != 0
+    assert "cannot be locked" in second.stdout and "Traceback" not in second.stdout
+    assert "still at work" not in second.stdout  # a living run's jobs are no orphans
+    (held.root / "go").touch()
+    assert first.wait() == 0, first.out.read_text()
+
+
+def test_two_studies_at_once_in_one_folder(held):
+    text = kills.STUDY.replace("entropy_ensemble", "margin").replace("size: 20", "size: 30")
+    held.study("other", text)
+    first = start(held, kills.OUTPUTS["train"][0])
+    wait_for(lambda: (held.root / "begun").exists())
+    second = start(held, "--config", "study=other")
+    wait_for(lambda: (held.root / "results/digits/tiny/random30/start/seed0/round000/labels.csv").exists())
+    (held.root / "go").touch()
+    assert first.wait() == 0, first.out.read_text()
+    assert second.wait() == 0, second.out.read_text()
+    kills.wait_until_quiet(held.root)
+    assert held.planned(study="other") == {}
+
+
+@pytest.mark.parametrize("hours", [-30000, 30000])
+def test_a_clock_that_is_set_changes_neither_plans_nor_results(hours, work, reference):
+    """As a copy to another machine does, or a battery that is empty."""
+    now = time.time()
+    for n, path in enumerate(sorted((work.root / "results").rglob("*"))):
+        os.utime(path, (now + hours * 3600 - n, now + hours * 3600 - n))
+    assert work.planned(study="faults") == {}
+    kills.remove(work.root, "train")
+    assert work.planned(study="faults") == {"train": 1, "collect": 1, "report": 1}
+    result = kills.snakemake(work)
+    assert result.returncode == 0, result.stdout
+    wrong = kills.differences(kills.contents(work.root), reference.files)
+    assert all(name.startswith(kills.REPORT) for name in wrong)  # these hold what the training cost
+
+
+@pytest.mark.skipif(not shutil.which("faketime"), reason="no faketime here")
+def test_a_run_under_a_clock_that_goes_wrong_ends_in_the_same_bytes(work, reference):
+    kills.remove(work.root, "train")
+    command = ["faketime", "-f", "-400d", sys.executable, "-m", "snakemake", "--cores", "2", kills.OUTPUTS["train"][0]]
+    result = subprocess.run(command, cwd=work.root, env=work.environment(), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert kills.differences(kills.contents(work.root), reference.files) == []
+    assert work.planned(study="faults") == {}
+
+
+def test_an_interrupted_conversion_starts_again(work, reference):
+    for part in (0.1, 0.9):
+        (work.root / "results/datasets/digits.h5").unlink()
+        half = reference.files["results/datasets/digits.h5"]
+        (work.root / "results/datasets/digits.h5.tmp").write_bytes(half[: int(part * len(half))])
+        assert kills.snakemake(work, kills.OUTPUTS["dataset"][0]).returncode == 0
+        assert kills.differences(kills.contents(work.root), reference.files) == []
+
+
+def test_a_stopped_run_ends_its_jobs_and_goes_on(held):
+    """Ctrl-C, as opposed to a kill: nothing is left at work."""
+    first = start(held, kills.OUTPUTS["train"][0])
+    wait_for(lambda: (held.root / "begun").exists())
+    os.killpg(first.pid, signal.SIGINT)
+    first.wait()
+    kills.wait_until_quiet(held.root)
+    (held.root / "go").touch()
+    again = kills.snakemake(held, kills.OUTPUTS["train"][0])
+    assert again.returncode == 0, again.stdout
+    assert "still at work" not in again.stdout
