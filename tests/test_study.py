@@ -64,6 +64,7 @@ def test_costs_say_what_a_stage_took_and_on_what(finished):
 
 
 def test_the_same_study_twice_gives_the_same_bytes(finished, workspace):
+    workspace.keep("[checkpoints]")
     workspace.snakemake()
     assert workspace.files() == finished.files()
 
@@ -75,7 +76,7 @@ def test_a_stage_runs_by_hand_from_the_command_that_snakemake_prints(copy):
     (query.parents[1] / "round002/labels.csv").unlink()
     (query.parents[1] / "round002/metrics.json").unlink()
     printed = copy.snakemake("-n", "-p")
-    command = re.search(r"(python -m allround\.stages\.query .*?)$", printed, re.M)[1]
+    command = re.search(r"(python -m allround\.launch query .*?)$", printed, re.M)[1]
     subprocess.run(command, shell=True, cwd=copy.root, env=copy.environment(), check=True, executable="/bin/bash")
     assert query.read_bytes() == before
 

@@ -153,7 +153,7 @@ def view_bytes(view: str, pool: Shapes, network: Size) -> int:
         rows_of = ((2, (network.width,)), (4, (pool.classes,)))
     else:
         rows_of = ((4, (views.samples(view), pool.classes)),)
-    total = 2 * BLOCK
+    total = 2048 + 8 * rows * len(rows_of)  # what the file says of itself, sums of rows
     for width, shape in rows_of:
         row = width * prod(shape)
         block = min(rows, max(1, artifacts.CHUNK_BYTES // row))

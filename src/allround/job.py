@@ -11,8 +11,10 @@ import resource
 import sys
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,9 @@ def run_stage(
             return
         for name in outputs:
             _check_free(arguments[name], arguments["identity"], by_orphan=waited)
+        _call_back(
+            [arguments[name] for name in (*inputs, *optional)] + [*chain(*(arguments[name] for name in repeated))]
+        )
         facts = work(**arguments) or {}
         if cost:
             facts = {"code": json.loads(arguments["identity"]).get("code"), **facts}
@@ -147,6 +152,17 @@ def _check_free(path: Path, identity: str, by_orphan: bool) -> None:
         print(f"{path}: made meanwhile by the earlier, killed run, under another configuration; made again", flush=True)
     elif found and found != identity:
         raise AllroundError(f"{path}: was made by another configuration; delete it or write elsewhere.")
+
+
+def _call_back(inputs: Iterable[Path | None]) -> None:
+    """Give inputs from the future the present time: Snakemake refuses outputs that are older than an input.
+
+    A clock that was set back leaves such files. What is up to date is a question of identities, not of times.
+    """
+    for path in inputs:
+        with suppress(OSError):
+            if path and path.is_file() and path.stat().st_mtime > time.time():
+                os.utime(path)
 
 
 def _cost(stage: str, started: datetime, seconds: float, facts: dict) -> dict:

@@ -28,8 +28,8 @@ class Shapes:
 
     @property
     def bytes(self) -> int:
-        """Size of dataset.h5: uint8 images, two int64 an example, a header."""
-        return sum(prod(split) + 2 * 8 * split[0] for split in (self.train, self.test)) + 2**13
+        """Size of dataset.h5: uint8 images, two int64 and a sum an example, a header."""
+        return sum(prod(split) + 3 * 8 * split[0] for split in (self.train, self.test)) + 2**12
 
 
 def converted(path: Path) -> Shapes | None:
