@@ -112,15 +112,3 @@ def label_input(wildcards):
 
 def device(wildcards, output):
     return config["device"]
-
-
-def data_folder(wildcards, output):
-    return config["data"]
-
-
-def memory_gb(wildcards, output):
-    return config["memory_gb"]
-
-
-def labels_needed(wildcards, output):
-    return STUDY.labels_needed
