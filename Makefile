@@ -28,7 +28,7 @@ SEED ?= 0
 test-faults: $(VENV)/installed-test
 	ALLROUND_KILLS=$(KILLS) ALLROUND_SEED=$(SEED) python -m pytest -n $(CORES) tests/faults
 
-status:
+status: $(VENV)/installed
 	@PYTHONPATH=src python -m allround.status $(study)
 
 lint: $(VENV)/installed-test

@@ -75,7 +75,8 @@ def test_the_planner_counts_places_on_the_gpus_that_are_visible(monkeypatch):
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert gpus.expected() == count
         monkeypatch.setenv(gpus.JOBS, "1")
-        assert gpus.share(3) == 3 * max(count, 1)
+        assert gpus.share(3, "auto") == 3 * max(count, 1)
+        assert gpus.share(3, "cuda:1") == 3
         assert gpus.jobs_per_gpu() == 3
 
 

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -217,6 +218,29 @@ def test_a_lock_on_the_log_is_held_by_the_stage_and_not_by_the_server(ready):
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         asked.communicate("\n")
         fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_who_is_gone_again_does_not_take_the_server_along(ready):
+    (server,) = ready.servers()
+    for words in (b"", b"\x09", (99).to_bytes(8, "little") + b"x"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(address(ready.environment))
+            connection.send(words) if words else None
+    assert ready.end("parent").stdout.strip() == str(server.pid)
+
+
+def test_an_end_and_a_farewell_at_the_same_time_do_not_take_the_server_along(ready):
+    (server,) = ready.servers()
+    ready.stage("mine", SLEEPER)
+    asked = ready.start("mine", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert asked.stdout.readline() == "begun\n"
+    child = server.children()[0]
+    server.suspend()
+    child.kill()
+    asked.kill()
+    asked.wait()
+    server.resume()
+    assert ready.end("parent").stdout.strip() == str(server.pid)
 
 
 def test_without_a_run_or_with_other_threads_nothing_is_shared(ready):

@@ -575,11 +575,12 @@ def create_view(
 
     fields: name -> shape of one example's row; for mc_logits (t, c), stored as [t, rows, c]
     """
-    size = sum(rows * (8 + np.dtype(dtypes[name]).itemsize * int(np.prod(shape))) for name, shape in fields.items())
+    row = {name: np.dtype(dtypes[name]).itemsize * int(np.prod(shape)) for name, shape in fields.items()}
+    blocks = {name: min(rows, max(1, CHUNK_BYTES // size)) for name, size in row.items()}
+    size = sum(8 * rows + -(-rows // blocks[name]) * blocks[name] * row[name] for name in fields)  # whole chunks
     with _replacing_h5(path, size) as file:
         for name, shape in fields.items():
-            dtype = np.dtype(dtypes[name])
-            block = min(rows, max(1, CHUNK_BYTES // (dtype.itemsize * int(np.prod(shape)))))
+            dtype, block = np.dtype(dtypes[name]), blocks[name]
             mc = name == "mc_logits"
             whole = (shape[0], rows, *shape[1:]) if mc else (rows, *shape)
             chunks = (shape[0], block, *shape[1:]) if mc else (block, *shape)

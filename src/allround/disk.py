@@ -11,6 +11,7 @@ Everything is counted in blocks of the file system, since a study has many files
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
@@ -38,6 +39,7 @@ class Need:
     """Bytes that a study will still write: what stays, by kind, and what is deleted after use.
 
     temporary: at most at one time; step: what one round needs at the least
+    replaced: what is there and is deleted before it is made again
     arms: how many go on, of every seed
     again: finished trainings whose checkpoints are gone and needed; unknown: datasets of unknown size
     """
@@ -48,6 +50,7 @@ class Need:
     small: int = 0
     temporary: int = 0
     step: int = 0
+    replaced: int = 0
     arms: int = 0
     again: int = 0
     unknown: tuple[str, ...] = ()
@@ -86,14 +89,19 @@ def need(study: Study, *, data: Path, keep: Collection[str], jobs: int, made: Ma
 def check(need: Need, name: str, results: Path) -> tuple[str, bool]:
     """One line on a study's need against the free space of the disk that holds `results`, and whether it is tight.
 
-    AllroundError: it cannot fit
+    AllroundError: it cannot fit, or `results` cannot be written to
     """
     results = results.resolve()
-    free = shutil.disk_usage(next(folder for folder in (results, *results.parents) if folder.exists())).free
+    place = next(folder for folder in (results, *results.parents) if folder.exists())
+    if not os.access(place, os.W_OK):
+        raise AllroundError(
+            f"{place}: cannot be written to; check its owner and mode, or the mount. Nothing was started."
+        )
+    free = shutil.disk_usage(place).free
     kinds = {"dataset": need.dataset, "checkpoints": need.checkpoints, "embeddings": need.embeddings}
     parts = ", ".join(f"{kind} {amount(size)}" for kind, size in {**kinds, "small files": need.small}.items() if size)
     stays = f"{amount(need.stays)} that stay ({parts})"
-    if need.stays + need.step > free:
+    if need.stays + need.step > free + need.replaced:
         raise AllroundError(
             f"disk: study '{name}' will write {stays} and at least {amount(need.step)} at a time that are deleted "
             f"after use, but only {amount(free)} are free in {results}; free some space, keep less (`keep` in "
@@ -105,7 +113,7 @@ def check(need: Need, name: str, results: Path) -> tuple[str, bool]:
         line += f" Not counted: {', '.join(need.unknown)}, whose size is known once converted."
     if need.again:
         line += f" Finished trainings that run again, because their checkpoints were not kept: {need.again}."
-    tight = need.stays + need.temporary > TIGHT * free
+    tight = need.stays + need.temporary > TIGHT * (free + need.replaced)
     return f"{line} This will be tight: free some space." if tight else line, tight
 
 
@@ -128,7 +136,7 @@ def _learner(study: Study, dataset: str, learner: str, pool: Shapes, keep: Colle
     state = _blocks((1 + MOMENTS[settings["optimiser"]["name"]]) * network.weights)
     view = {name: _blocks(view_bytes(name, pool, network)) for name in jobs.kinds}
     arms = len({(cell.arm, cell.seed) for cell in jobs.trained})
-    need = Need(small=_small(study, jobs), step=state, arms=arms, again=jobs.again)
+    need = Need(small=_small(study, jobs), step=state, replaced=jobs.replaced, arms=arms, again=jobs.again)
     if "checkpoints" in keep:
         need += Need(checkpoints=checkpoint * (len(jobs.checkpoints) + len(jobs.members)))
     else:

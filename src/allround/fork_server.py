@@ -87,7 +87,7 @@ def serve() -> Request | None:
                     events.unregister(run)
                 elif key.data == "ended":
                     report(jobs.pop(key.fd), key.fd, events)
-                else:  # who asked for this job has gone
+                elif key.data in jobs.values():  # who asked for this job has gone
                     os.kill(key.data.process, signal.SIGKILL)
                     events.unregister(key.fileobj)
     return None
@@ -123,23 +123,29 @@ def bring(module: str) -> None:
 def read(connection: socket.socket) -> Request | None:
     """What a stage's starter asks for; None from strangers, and from one that is gone again."""
     connection.settimeout(5)
-    with suppress(OSError, ValueError):
+    streams: list[int] = []
+    try:
         if uid_of(connection) != os.getuid():
-            return None
+            raise PermissionError
         length, ancillary, _, _ = connection.recvmsg(8, socket.CMSG_LEN(12))
-        streams = array.array("i", ancillary[0][2]).tolist()
+        for _, _, numbers in ancillary:
+            streams += array.array("i", numbers).tolist()
         rest, message = int.from_bytes(length, "little"), b""
         while len(message) < rest:
             part = connection.recv(rest - len(message))
             if not part:
-                raise ValueError
+                raise ConnectionResetError
             message += part
         connection.settimeout(None)
         folder, count, *words = message.split(b"\0")
         environment = dict(word.split(b"=", 1) for word in words[: int(count)])
         stage, *arguments = map(os.fsdecode, words[int(count) :])
         return Request(folder, environment, stage, arguments, streams)
-    return None
+    except (OSError, ValueError):
+        for stream in streams:
+            os.close(stream)
+        connection.close()
+        return None
 
 
 def fork(request: Request, connection: socket.socket) -> Job | None:

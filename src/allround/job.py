@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from allround import __version__
+from allround import __version__, gpus
 from allround.artifacts import identity_of, write_json
 from allround.errors import AllroundError
-from allround.locks import refuse_to_begin_as_orphan, wait_for_orphan
+from allround.locks import refuse_to_begin_as_orphan, take_back, wait_for_orphan
 
 DISK_FULL = ("errno = 28", "No space left on device")  # h5py raises RuntimeError when the disk fills up on closing
 GPU_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -45,22 +45,27 @@ def run_stage(
     """
     arguments = vars(_parser(work, (*inputs, *outputs), optional, repeated, numbers).parse_args())
     stage, cost = _stage_name(work), arguments.pop("cost")
-    started, wall = datetime.now(UTC), time.perf_counter()
     try:
         _check_identity(arguments["identity"], stage)
         waited = wait_for_orphan(arguments[outputs[0]])
         refuse_to_begin_as_orphan()
-        if waited and _finished([arguments[name] for name in outputs], cost, arguments["identity"]):
+        made = [arguments[name] for name in outputs]
+        found = take_back([*made, *([cost] if cost else [])])
+        if (waited or found) and _finished(made, cost, arguments["identity"]):
+            print("this job's process of an earlier, killed run has made all of this", flush=True)
             return
+        for path in found:
+            path.unlink()
         for name in outputs:
             _check_free(arguments[name], arguments["identity"], by_orphan=waited)
         _call_back(
             [arguments[name] for name in (*inputs, *optional)] + [*chain(*(arguments[name] for name in repeated))]
         )
+        started, wall = datetime.now(UTC), time.perf_counter()
         facts = work(**arguments) or {}
         if cost:
             facts = {"code": json.loads(arguments["identity"]).get("code"), **facts}
-            write_json(cost, _cost(stage, started, time.perf_counter() - wall, facts))
+            write_json(cost, _cost(stage, started, time.perf_counter() - wall - gpus.waited(), facts))
     except Exception as error:
         message = explain(error, stage)
         if message is None:

@@ -39,7 +39,10 @@ def address(environment: dict[str, str]) -> bytes:
 
 def main(stage: str, arguments: list[str]) -> None:
     """Run a stage to its end, somewhere, and end as it did."""
-    status = forked(stage, arguments) if sys.platform == "linux" and os.environ.get(RUN) else None
+    try:
+        status = forked(stage, arguments) if sys.platform == "linux" and os.environ.get(RUN) else None
+    except KeyboardInterrupt:
+        status = -2  # SIGINT, without a traceback in the stage's log
     if status is None:
         os.execv(sys.executable, [sys.executable, "-m", f"allround.stages.{stage}", *arguments])
     if status < 0:
@@ -116,16 +119,19 @@ def start_server() -> None:
     if os.fork():
         os.wait()
         return
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    for stream in range(3):
-        os.close(stream)
-    os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-    os.dup2(0, 1)
-    os.dup2(0, 2)
-    os.closerange(3, 1024)
-    os.execv(sys.executable, [sys.executable, "-m", "allround.fork_server"])
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)
+        for stream in range(3):
+            os.close(stream)
+        os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        os.dup2(0, 1)
+        os.dup2(0, 2)
+        os.closerange(3, 1024)
+        os.execv(sys.executable, [sys.executable, "-m", "allround.fork_server"])
+    finally:
+        os._exit(1)  # whatever fails: the stage is the first process's
 
 
 def wait_for_end(process: int) -> None:

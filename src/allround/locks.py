@@ -7,9 +7,11 @@ then does not begin: it could only come in the way of a newer one.
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
 import os
+import select
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -21,11 +23,47 @@ from allround.launch import RUN
 _alive: list[TextIO] = []  # open for as long as this process lives
 
 
-def recover() -> None:
-    """What a Snakemake does first: after a kill the same command goes on."""
-    if clear_stale_locks():
+def recover() -> bool:
+    """What a Snakemake does first: after a kill the same command goes on. Returns whether it is alone here."""
+    alone = clear_stale_locks()
+    if alone:
         tell_of_orphans()
     tell_of_full_disk()
+    return alone
+
+
+def set_aside(folder: Path = Path(".snakemake")) -> None:
+    """Keep what a killed run's jobs have made since it was killed: Snakemake deletes what it has no record of.
+
+    For a Snakemake that is alone here, before its first job.
+
+    The job that is to make a file again takes it back if it is what it would make (`take_back`).
+    """
+    incomplete = folder / "incomplete"
+    for mark in incomplete.rglob("*"):
+        with suppress(OSError, ValueError):
+            name = "".join(part.removeprefix("@") for part in mark.relative_to(incomplete).parts)
+            path = Path(os.fsdecode(base64.urlsafe_b64decode(name)))
+            if mark.is_file() and path.is_file():
+                path.replace(_aside(path))
+
+
+def take_back(outputs: list[Path]) -> list[Path]:
+    """Give files that were set aside their names again, where nothing newer has them; which ones."""
+    found = []
+    for path in outputs:
+        aside = _aside(path)
+        if aside.is_file():
+            if path.exists():
+                aside.unlink()
+            else:
+                aside.replace(path)
+                found.append(path)
+    return found
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.found")
 
 
 def clear_stale_locks(folder: Path = Path(".snakemake")) -> bool:
@@ -39,7 +77,7 @@ def clear_stale_locks(folder: Path = Path(".snakemake")) -> bool:
     alone = False
     with suppress(OSError):
         folder.mkdir(exist_ok=True)
-        file = (folder / "alive").open("a")
+        file = (folder / "alive").open("a+")  # NFS wants it readable for a shared lock
         _alive.append(file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,12 +131,22 @@ def refuse_to_begin_as_orphan() -> None:
     """AllroundError: the snakemake that started this job has ended, so that nobody would know of its results."""
     snakemake = os.environ.get(RUN, "").partition("-")[0]
     if snakemake:
-        try:
-            os.kill(int(snakemake), 0)
-        except ProcessLookupError:
-            raise AllroundError("its snakemake ended before this job began; run the same command again.") from None
-        except (PermissionError, ValueError):
-            pass
+        with suppress(ValueError):
+            if _has_ended(int(snakemake)):
+                raise AllroundError("its snakemake ended before this job began; run the same command again.")
+
+
+def _has_ended(process: int) -> bool:
+    """Whether a process is gone, or a zombie that nobody has asked for yet."""
+    try:
+        file = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    except (AttributeError, OSError):  # no such call here
+        return False
+    ended, _, _ = select.select([file], [], [], 0)
+    os.close(file)
+    return bool(ended)
 
 
 def wait_for_orphan(output: Path, folder: Path = Path(".snakemake")) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from allround import plan, views
 from allround.layout import Cell
@@ -26,6 +27,15 @@ class Jobs:
     checkpoints: set[Cell]
     members: set[tuple[Cell, int]]
     again: int
+
+    @property
+    def replaced(self) -> int:
+        """Bytes of the checkpoints and embeddings that are there and will be made again: they go first."""
+        paths = [f"{cell.folder}/checkpoint.pt" for cell in self.checkpoints]
+        paths += [f"{cell.folder}/members/{member}/checkpoint.pt" for cell, member in self.members]
+        paths += [f"{cell.folder}/pool/{view}.h5" for cell, view in self.embedded]
+        found = (Path("results") / path for path in paths)
+        return sum(path.stat().st_size for path in found if path.exists())
 
     @property
     def kinds(self) -> set[str]:

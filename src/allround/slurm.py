@@ -30,6 +30,10 @@ def queued_jobs(folder: Path) -> list[str]:
     command = ["squeue", "--me", "--noheader", "--format=%i|%j|%Z"]
     try:
         queue = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    except FileNotFoundError:
+        raise AllroundError(
+            "squeue is not on this machine: run this on a login node of the cluster, or leave --workflow-profile out."
+        ) from None
     except (OSError, subprocess.SubprocessError) as error:
         why = " ".join((getattr(error, "stderr", None) or str(error)).split())
         raise AllroundError(

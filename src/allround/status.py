@@ -80,7 +80,7 @@ def is_alive(last: dict) -> bool:
         except psutil.Error:
             return False
     try:
-        with (SNAKEMAKE / "alive").open("r") as file:
+        with (SNAKEMAKE / "alive").open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -79,6 +79,37 @@ def test_a_job_that_outlived_its_snakemake_is_named_waited_for_and_not_run_twice
     assert wrong == [] or all("round001" in name for name in wrong)  # its code has another fingerprint
 
 
+def test_a_job_that_ended_after_its_snakemake_was_killed_is_not_run_again(held):
+    kill_snakemake_in_mid_training(held)
+    metrics = held.root / kills.NEXT / "metrics.json"
+    (held.root / "go").touch()
+    wait_for(metrics.exists)
+    kills.wait_until_quiet(held.root)
+    made = metrics.stat().st_ino
+    assert held.planned(study="faults")["train"] == 1  # snakemake knows no better, and deletes nothing in a dry run
+    second = start(held)
+    assert second.wait() == 0, second.out.read_text()
+    assert metrics.stat().st_ino == made
+    assert not (held.root / "begun").exists()
+    assert not list((held.root / "results").rglob("*.found"))
+    assert held.planned(study="faults") == {}
+
+
+def test_what_an_orphan_of_another_configuration_left_is_not_taken(held):
+    kill_snakemake_in_mid_training(held)
+    (held.root / "go").touch()
+    metrics = held.root / kills.NEXT / "metrics.json"
+    wait_for(metrics.exists)
+    kills.wait_until_quiet(held.root)
+    old = metrics.read_bytes()
+    held.edit("config/catalogue/learners.yaml", LR, LR.replace("0.05", "0.06"))
+    second = start(held)
+    assert second.wait() == 0, second.out.read_text()
+    assert metrics.read_bytes() != old
+    assert not list((held.root / "results").rglob("*.found"))
+    assert held.planned(study="faults") == {}
+
+
 def test_an_orphan_of_another_configuration_never_has_the_last_word(held):
     kill_snakemake_in_mid_training(held)
     held.edit("config/catalogue/learners.yaml", LR, LR.replace("0.05", "0.01"))

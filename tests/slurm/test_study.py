@@ -101,7 +101,7 @@ def test_after_kill_9_jobs_still_in_the_queue_are_found_and_refused_not_run_twic
     said = printed(runs["killed"], "refused.log")
     assert runs["refused"] != 0
     assert runs["submitted_since"] == []
-    line = next(line for line in said.splitlines() if "earlier, killed run" in line)
+    line = next(line for line in said.splitlines() if "SLURM job" in line and "earlier, killed run" in line)
     named = set(re.search(r"scancel ([\d ]+)\.", line)[1].split())
     held = {job for job, work in runs["orphans"].items() if "_train_" in work}
     assert held <= named <= set(runs["orphans"])  # others may have ended before the restart looked

@@ -17,7 +17,7 @@ from allround.artifacts import identity_of
 from allround.errors import AllroundError
 from allround.launch import offer, withdraw
 from allround.job import export_source
-from allround.locks import recover, tell_of_full_disk
+from allround.locks import recover, set_aside, tell_of_full_disk
 
 
 def checked_study():
@@ -29,8 +29,8 @@ def checked_study():
 
 
 export_source(SOURCE)
+ALONE = workflow.is_main_process and recover()
 if workflow.is_main_process:
-    recover()
     offer()
 else:
     withdraw()
@@ -39,7 +39,7 @@ STUDY_DIR = f"results/studies/{STUDY.name}"
 CELL = "results/{dataset}/{learner}/{start}/{arm}/seed{seed}/round{round}"
 START = CELL.replace("{arm}", layout.START).replace("{round}", "000")
 GPU = int(study.wants_gpu(config["device"]))
-GPU_PLACES = gpus.share(config["jobs_per_gpu"])
+GPU_PLACES = gpus.share(config["jobs_per_gpu"], config["device"])
 if "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", GPU_PLACES)
 

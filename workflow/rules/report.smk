@@ -4,7 +4,7 @@
 rule collect:
     """rounds.csv: one row per dataset, learner, strategy, seed and round; provenance.json: what made it."""
     input:
-        unfinished_metrics,
+        outdated_metrics,
     output:
         rounds=report(
             f"{STUDY_DIR}/rounds.csv",

@@ -15,8 +15,11 @@ localrules:
 
 onstart:
     if on_slurm():
-        no_orphans()
+        if ALONE:  # otherwise they may be those of the snakemake that is alive here
+            no_orphans()
         understand_states()
+    if ALONE:  # wherever jobs run
+        set_aside()
 
 
 def no_orphans():

@@ -1,5 +1,7 @@
 """What the study asks for: the trainings that are still to be made, if what they write fits the disk."""
 
+import time
+
 from snakemake.logging import logger
 
 from allround import disk
@@ -15,6 +17,21 @@ def unfinished_metrics(wildcards):
     ]
 
 
+def outdated_metrics(wildcards):
+    """The trainings that the tables do not know yet: those to be made, and those made again since."""
+    missing = unfinished_metrics(wildcards)
+    tables = Path(f"{STUDY_DIR}/rounds.csv")
+    if not tables.exists():
+        return missing
+    since, now, known = tables.stat().st_mtime, time.time(), set(missing)
+    made = (in_cell(cell, "metrics.json") for cell in STUDY.cells())
+    return missing + [
+        path
+        for path in made
+        if path not in known and since < Path(path).stat().st_mtime <= now
+    ]
+
+
 def trained(cell):
     return made_by(in_cell(cell, "metrics.json"), plan.train(STUDY, cell))
 
@@ -23,9 +40,14 @@ def results_that_fit(wildcards):
     """The trainings still to be made; one line says what they will write, and the run ends if it cannot fit."""
     name_slurm_jobs()  # here, because the executor is made once this is planned
     missing = unfinished_metrics(wildcards)
-    if missing and workflow.is_main_process and not workflow.touch:
+    if missing and workflow.is_main_process and not workflow.touch and plans_jobs():
         say_need()
     return missing
+
+
+def plans_jobs():
+    """Whether jobs are to run, or would in a dry run; not where Snakemake lists, deletes or draws."""
+    return workflow.executor_plugin is not None and not workflow.dag_settings.until
 
 
 def say_need():
@@ -39,6 +61,9 @@ def say_need():
         )
         line, tight = disk.check(need, STUDY.name, Path("results"))
     except AllroundError as error:
+        if workflow.dryrun:
+            logger.warning(str(error))
+            return
         logger.error(str(error))
         sys.exit(1)  # Snakemake would wrap any other error into lines about the rule
     (logger.warning if tight else logger.info)(line)
