@@ -328,7 +328,8 @@ def job_info(handler, number, rule="train", **fields):
 def job_error(handler, number, log, shellcmd="python -m stage", **fields):
     send(
         handler, level=logging.ERROR, event=LogEvent.JOB_ERROR, jobid=number, rule_name="train", log=[str(log)],
-        shellcmd=shellcmd, aux={}, rule_msg=None, input=[], output=[], conda_env=None, indent=False, **fields,
+        shellcmd=shellcmd, input=[], output=[], conda_env=None, indent=False,
+        **{"aux": {}, "rule_msg": None, **fields},
     )  # fmt: skip
 
 
@@ -351,6 +352,17 @@ def test_noise_of_jobs_is_left_out_and_warnings_are_not(handler):
         "A message of the Snakefile",
         "tiny: 1 of 2 rounds done, in 1 s; not finished: the same command goes on where it stopped",
     ]
+
+
+def test_what_a_cluster_says_of_a_failure_is_told(handler, tmp_path):
+    out = io.StringIO()
+    one = handler(out)
+    send(one, event=LogEvent.RUN_INFO)
+    job_info(one, 2)
+    said = "SLURM-job '3' failed, SLURM status is: 'TIMEOUT'"
+    job_error(one, 2, tmp_path / "none.log", rule_msg=said, aux={"external_jobid": 3})
+    one.close()
+    assert f"message: {said}\nexternal_jobid: 3" in out.getvalue()
 
 
 def test_a_failure_is_told_once_with_its_cause_and_its_log(handler, tmp_path):

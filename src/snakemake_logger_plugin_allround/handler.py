@@ -150,9 +150,9 @@ class LogHandler(LogHandlerBase):
         if self.noisy:
             self._print(record)
             return
-        self._say(
-            logging.ERROR, told(f"{name} failed", logs, message, record.aux, self.common_settings.show_failed_logs)
-        )
+        said = getattr(record, "rule_msg", None)  # by an executor: how the cluster ended the job
+        aux = {**({"message": said} if said else {}), **(record.aux or {})}
+        self._say(logging.ERROR, told(f"{name} failed", logs, message, aux, self.common_settings.show_failed_logs))
 
     def _group_failed(self, record: LogRecord) -> None:
         names = []
