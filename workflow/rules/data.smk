@@ -1,18 +1,6 @@
 """Sources of images -> one dataset.h5 each -> the seed set of every seed."""
 
 
-def data_folder(wildcards, output):
-    return config["data"]
-
-
-def memory_gb(wildcards, output):
-    return config["memory_gb"]
-
-
-def labels_needed(wildcards, output):
-    return STUDY.labels_needed
-
-
 rule dataset:
     """dataset.h5: images uint8 [N,H,W,C], labels and origin [N], train and test; classes, mean, std."""
     output:

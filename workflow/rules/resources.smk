@@ -1,4 +1,4 @@
-"""What a job asks a cluster for: GPU, memory, time.
+"""What a job asks a cluster for: GPU, memory, time; last, what the site allows a stage.
 
 On a workstation `gpu` alone limits anything. On a cluster all of these are requests: on the large side, and multiplied
 by the attempt, so that what was killed for memory or time comes back with more (a training goes on from its last saved
@@ -79,3 +79,15 @@ def query_minutes(wildcards, attempt):
 
 def dataset_minutes(wildcards, attempt):
     return 120 * attempt
+
+
+def data_folder(wildcards, output):
+    return config["data"]
+
+
+def memory_gb(wildcards, output):
+    return config["memory_gb"]
+
+
+def labels_needed(wildcards, output):
+    return STUDY.labels_needed
