@@ -50,6 +50,7 @@ class Run:
         self.environment = {
             **os.environ,
             "PYTHONPATH": str(folder / "src"),
+            "PYTHONDONTWRITEBYTECODE": "1",  # a stage is written anew faster than the bytecode of the last one ages
             RUN: f"{self.snakemake.pid}-{os.urandom(4).hex()}",
         }
 
@@ -110,7 +111,10 @@ def ready(tmp_path_factory):
 
 
 def gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 import sys
 from pathlib import Path
 
@@ -43,11 +44,17 @@ def small(work, tmp_path):
 
 
 def leave_free(root: Path, pages: int) -> None:
-    """Fill the disk but for some pages."""
-    (root / "ballast").write_bytes(b"")
-    free = os.statvfs(root).f_bavail - pages
-    with (root / "ballast").open("wb") as ballast:
-        ballast.write(bytes(free * PAGE))
+    """Fill the disk but for some pages. Whoever still writes there meanwhile makes it start again."""
+    for attempt in range(20):
+        (root / "ballast").write_bytes(b"")
+        free = os.statvfs(root).f_bavail - pages
+        try:
+            (root / "ballast").write_bytes(bytes(free * PAGE))
+        except OSError:
+            assert attempt < 19
+            time.sleep(0.1)
+        else:
+            return
 
 
 def size(path: Path) -> int:
