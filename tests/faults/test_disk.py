@@ -6,8 +6,8 @@ import os
 import random
 import shutil
 import subprocess
-import time
 import sys
+import time
 from pathlib import Path
 
 import pytest
