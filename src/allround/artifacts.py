@@ -17,7 +17,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,6 @@ from allround.errors import AllroundError
 from allround.identity import canonical
 from allround.sums import REMEDY, CheckedRows, damaged_archive, row_sums
 
-AGAIN = REMEDY
 SUMS = "sums"  # HDF5 files: the group with the sums of the rows
 HDF5 = ("v110", "v110")  # the oldest format whose every structure has a checksum: older ones crash or hang if damaged
 BLOCK_BYTES = 8 << 20  # images are written in blocks of about this size
@@ -66,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _bad(path: Path, fault: str, remedy: str = AGAIN) -> AllroundError:
+def _bad(path: Path, fault: str, remedy: str = REMEDY) -> AllroundError:
     return AllroundError(f"{path}: {fault}; {remedy}.")
 
 
@@ -560,6 +559,16 @@ class ViewWriter:
         self.written = stop
 
 
+def view_bytes(rows: int, row_bytes: Iterable[int]) -> int:
+    """Size of pool/<view>.h5, but for what it says of itself: whole chunks of every field, and a sum a row."""
+    chunks = ((_chunk_rows(rows, size), size) for size in row_bytes)
+    return sum(8 * rows + -(-rows // block) * block * size for block, size in chunks)
+
+
+def _chunk_rows(rows: int, row_bytes: int) -> int:
+    return min(rows, max(1, CHUNK_BYTES // row_bytes))
+
+
 @contextmanager
 def create_view(
     path: Path,
@@ -576,11 +585,9 @@ def create_view(
     fields: name -> shape of one example's row; for mc_logits (t, c), stored as [t, rows, c]
     """
     row = {name: np.dtype(dtypes[name]).itemsize * int(np.prod(shape)) for name, shape in fields.items()}
-    blocks = {name: min(rows, max(1, CHUNK_BYTES // size)) for name, size in row.items()}
-    size = sum(8 * rows + -(-rows // blocks[name]) * blocks[name] * row[name] for name in fields)  # whole chunks
-    with _replacing_h5(path, size) as file:
+    with _replacing_h5(path, view_bytes(rows, row.values())) as file:
         for name, shape in fields.items():
-            dtype, block = np.dtype(dtypes[name]), blocks[name]
+            dtype, block = np.dtype(dtypes[name]), _chunk_rows(rows, row[name])
             mc = name == "mc_logits"
             whole = (shape[0], rows, *shape[1:]) if mc else (rows, *shape)
             chunks = (shape[0], block, *shape[1:]) if mc else (block, *shape)

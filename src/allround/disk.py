@@ -15,7 +15,6 @@ import os
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
-from math import prod
 from pathlib import Path
 
 from allround import artifacts, layout, plan, views
@@ -156,17 +155,11 @@ def _waiting(study: Study, jobs: Jobs) -> int:
 
 def view_bytes(view: str, pool: Shapes, network: Size) -> int:
     """Size of pool/<view>.h5: features in float16 and logits in float32, in whole chunks, or logits of every draw."""
-    rows, kind = pool.train[0], views.base(view)
-    if kind == "outputs":
-        rows_of = ((2, (network.width,)), (4, (pool.classes,)))
+    if views.base(view) == "outputs":
+        row_bytes = (2 * network.width, 4 * pool.classes)
     else:
-        rows_of = ((4, (views.samples(view), pool.classes)),)
-    total = 2048 + 8 * rows * len(rows_of)  # what the file says of itself, sums of rows
-    for width, shape in rows_of:
-        row = width * prod(shape)
-        block = min(rows, max(1, artifacts.CHUNK_BYTES // row))
-        total += -(-rows // block) * block * row
-    return total
+        row_bytes = (4 * views.samples(view) * pool.classes,)
+    return 2048 + artifacts.view_bytes(pool.train[0], row_bytes)  # 2048: what the file says of itself
 
 
 def _report(study: Study) -> int:

@@ -14,7 +14,6 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +57,8 @@ def run_stage(
             path.unlink()
         for name in outputs:
             _check_free(arguments[name], arguments["identity"], by_orphan=waited)
-        _call_back(
-            [arguments[name] for name in (*inputs, *optional)] + [*chain(*(arguments[name] for name in repeated))]
-        )
+        _bring_to_the_present([arguments[name] for name in (*inputs, *optional)])
+        _bring_to_the_present(path for name in repeated for path in arguments[name])
         started, wall = datetime.now(UTC), time.perf_counter()
         facts = work(**arguments) or {}
         if cost:
@@ -159,7 +157,7 @@ def _check_free(path: Path, identity: str, by_orphan: bool) -> None:
         raise AllroundError(f"{path}: was made by another configuration; delete it or write elsewhere.")
 
 
-def _call_back(inputs: Iterable[Path | None]) -> None:
+def _bring_to_the_present(inputs: Iterable[Path | None]) -> None:
     """Give inputs from the future the present time: Snakemake refuses outputs that are older than an input.
 
     A clock that was set back leaves such files. What is up to date is a question of identities, not of times.

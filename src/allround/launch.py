@@ -13,6 +13,7 @@ This file imports next to nothing, because it runs once a stage: `socket` alone 
 import _socket
 import os
 import sys
+import zlib
 
 RUN = "ALLROUND_RUN"  # set by the Snakefile: <process id of snakemake>-<random>
 PATIENCE = 60.0  # seconds to wait for a server that is busy importing
@@ -33,8 +34,8 @@ def address(environment: dict[str, str]) -> bytes:
 
     One server for each interpreter and number of threads, which numerical libraries read when they are imported.
     """
-    threads = environment.get("OMP_NUM_THREADS", "")
-    return f"\0allround-{environment[RUN]}-{threads}-{sys.executable}".encode()[:107]
+    kind = zlib.crc32(f"{environment.get('OMP_NUM_THREADS')} {sys.executable}".encode())  # names have 107 bytes at most
+    return f"\0allround-{environment[RUN]}-{kind:08x}".encode()
 
 
 def main(stage: str, arguments: list[str]) -> None:
