@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 import pytest
@@ -197,15 +198,18 @@ def test_the_conda_environment_of_the_rules_is_what_the_package_needs():
     assert environment["dependencies"][-1]["pip"] == project["dependencies"]
 
 
-def test_members_of_an_ensemble_get_what_a_training_gets_on_a_cluster():
+def test_every_kind_of_training_gets_the_same_on_a_cluster():
     from conftest import REPOSITORY
 
     asked = yaml.safe_load((REPOSITORY / "profiles/slurm/profile.yaml").read_text()).get("set-resources", {})
-    assert asked.get("train_member") == asked.get("train")  # Snakemake gives them by the rule's name
+    assert asked.get("train_member") == asked.get("train_again") == asked.get("train")  # Snakemake goes by rules' names
     rules = (REPOSITORY / "workflow/rules/train.smk").read_text()
     member = rules.partition("use rule train as train_member with:")[2].partition("\n\n\n")[0]
     assert member  # the same rule,
     assert "resources:" not in member  # with nothing of its own
+    train, again = (re.search(rf"\nrule {rule}:.*?(    resources:.*?)    params:", rules, re.S)[1] for rule in
+                    ("train", "train_again"))  # fmt: skip
+    assert again == train
 
 
 def test_every_shipped_study_is_valid(root):

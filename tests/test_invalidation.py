@@ -149,7 +149,7 @@ TABLE = [  # change, what reruns, and how many trainings more where checkpoints 
     (change_hyperparameter, ONE_ARM, 1),
     (delete_checkpoints_and_change_training, {"train": 7, "embed": 3, "query": 4, "label": 4, **ALL}, 0),
     (one_more_strategy, ONE_ARM, 1),
-    (delete_checkpoints_and_add_strategy, {**ONE_ARM, "train": 3}, 0),
+    (delete_checkpoints_and_add_strategy, {**ONE_ARM, "train_again": 1}, 0),
     # the last round of margin and of glister; random looks at no model
     (one_more_round, {"query": 3, "label": 3, "train": 3, "embed": 2, **ALL}, 2),
     (one_more_seed, {"seed_set": 1, "train": 7, "embed": 3, "query": 6, "label": 6, **ALL}, 0),
@@ -181,7 +181,7 @@ def test_without_checkpoints_a_change_reruns_no_more_than_the_trainings_whose_mo
     bare, change, reruns, again
 ):
     change(bare)
-    assert bare.planned() == (reruns | {"train": reruns["train"] + again} if again else reruns)
+    assert bare.planned() == (reruns | {"train_again": again} if again else reruns)
 
 
 def test_a_finished_study_is_planned_without_looking_at_its_cells(copy):
@@ -236,18 +236,35 @@ def test_a_deletion_costs_what_the_page_on_disk_says(bare, files, at_once, with_
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert bare.planned() == at_once
     one_more_round(bare)
-    usual = {"query": 3, "label": 3, "train": 5, "embed": 2, **ALL}
+    usual = {"query": 3, "label": 3, "train": 3, "train_again": 2, "embed": 2, **ALL}
     assert bare.planned() == usual | with_one_more_round
 
 
 @pytest.mark.parametrize("change", [one_more_round, one_more_strategy], ids=name)
 def test_without_checkpoints_a_larger_study_leaves_every_finished_result_as_it_was(bare, change):
     before = {path: whole for path, whole in bare.files().items() if not path.startswith("datasets")}
+    costs = {path: path.read_bytes() for path in (bare.root / "results").rglob("cost/train.json")}
     change(bare)
     bare.snakemake()
     after = bare.files()
     assert {path: after.get(path) for path in before} == before
+    assert {path: path.read_bytes() for path in costs} == costs
     assert not [path for path in after if path.endswith(("checkpoint.pt", "outputs.h5"))]
+    assert bare.planned() == {}
+
+
+def test_a_finished_result_outlives_the_failure_of_what_makes_its_checkpoint_again(bare):
+    one_more_round(bare)
+    cell = bare.root / "results/digits/tiny/random20/margin@5/seed0/round002"
+    labels = cell / "labels.csv"
+    metrics, whole = (cell / "metrics.json").read_bytes(), labels.read_text()
+    labels.write_text(whole.replace(",2\n", ",1\n", 1))
+    output = bare.snakemake("--cores", "2", ok=False)
+    assert "round002/labels.csv: " in output
+    assert (cell / "metrics.json").read_bytes() == metrics
+    assert (cell / "cost/train.json").exists()
+    labels.write_text(whole)
+    bare.snakemake()
     assert bare.planned() == {}
 
 

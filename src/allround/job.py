@@ -33,30 +33,31 @@ def run_stage(
     inputs: Sequence[str] = (),
     optional: Sequence[str] = (),
     outputs: Sequence[str],
+    extra: Sequence[str] = (),
     repeated: Sequence[str] = (),
     numbers: Sequence[str] = (),
 ) -> None:
     """Run one stage from its command line and exit.
 
-    work: called with a Path for every name in inputs, optional (or None) and outputs, a list of Paths for every name
-        in repeated, a float (or None) for every name in numbers (limits, which never change what a finished artifact
+    work: called with a Path for every name in inputs, optional (or None), outputs and extra (outputs that are made
+        only where asked for, or None), a list of Paths for every name in repeated, a float (or None) for every name in numbers (limits, which never change what a finished artifact
         holds), and identity, device, threads; what it returns is added to the cost file
     """
-    arguments = vars(_parser(work, (*inputs, *outputs), optional, repeated, numbers).parse_args())
+    arguments = vars(_parser(work, (*inputs, *outputs), (*optional, *extra), repeated, numbers).parse_args())
     stage, cost = _stage_name(work), arguments.pop("cost")
     try:
         _check_identity(arguments["identity"], stage)
         waited = wait_for_orphan(arguments[outputs[0]])
         refuse_to_begin_as_orphan()
-        made = [arguments[name] for name in outputs]
+        made = [arguments[name] for name in (*outputs, *extra) if arguments[name]]
         found = take_back([*made, *([cost] if cost else [])])
         if (waited or found) and _finished(made, cost, arguments["identity"]):
             print("this job's process of an earlier, killed run has made all of this", flush=True)
             return
         for path in found:
             path.unlink()
-        for name in outputs:
-            _check_free(arguments[name], arguments["identity"], by_orphan=waited)
+        for path in made:
+            _check_free(path, arguments["identity"], by_orphan=waited)
         _bring_to_the_present([arguments[name] for name in (*inputs, *optional)])
         _bring_to_the_present(path for name in repeated for path in arguments[name])
         started, wall = datetime.now(UTC), time.perf_counter()

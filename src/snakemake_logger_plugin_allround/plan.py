@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-TRAIN, MEMBER = "train", "train_member"
+TRAIN, MEMBER, AGAIN = "train", "train_member", "train_again"
 COSTS = {TRAIN: "train", MEMBER: "train_member{member}", "embed": "embed_{view}", "query": "query"}
 SAMPLES = 8  # cost files that are read for each kind of job
 
@@ -69,7 +69,8 @@ def read_plan(workflow: Any) -> Plan:
 def described(rule: str, wildcards: Mapping[str, str], study: Any) -> tuple[tuple[str, ...], int]:
     """A job's kind, and how many labels its round has (0 where that says nothing)."""
     what = {"embed": wildcards.get("view"), "query": wildcards.get("arm")}.get(rule)
-    kind = (rule, wildcards.get("dataset", ""), wildcards.get("learner", ""), what or "")
+    alike = TRAIN if rule == AGAIN else rule
+    kind = (alike, wildcards.get("dataset", ""), wildcards.get("learner", ""), what or "")
     if study is None or "round" not in wildcards:
         return kind, 0
     return kind, study.start["size"] + int(wildcards["round"]) * study.budget
@@ -92,7 +93,7 @@ def name(rule: str, wildcards: Mapping[str, str], many: frozenset[str] = frozens
 def _prior(study: Any, finished: list, jobs: dict[int, Job]) -> list[tuple[tuple[str, ...], int, float]]:
     """What finished jobs of the kinds that are to run took: a few files of every kind, spread over the rounds."""
     found = []
-    for kind in sorted({job.kind for job in jobs.values() if job.rule in COSTS}):
+    for kind in sorted({job.kind for job in jobs.values() if job.kind[0] in COSTS}):
         rule, dataset, learner, what = kind
         same = [cell for cell in finished if (cell.dataset, cell.learner) == (dataset, learner)]
         same = sorted((cell for cell in same if rule != "query" or cell.arm == what), key=_round)

@@ -37,6 +37,7 @@ OUTPUTS = {  # stage -> what one of its jobs writes, the file that is asked for 
     "dataset": ["results/datasets/digits.h5"],
     "seed_set": [f"{START}/labels.csv", f"{START}/cost/seed_set.json"],
     "train": [f"{NEXT}/metrics.json", f"{NEXT}/checkpoint.pt", f"{NEXT}/cost/train.json"],
+    "train_again": [f"{NEXT}/checkpoint.pt"],
     "train_member": [
         f"{START}/members/1/metrics.json",
         f"{START}/members/1/checkpoint.pt",
@@ -56,6 +57,7 @@ OUTPUTS = {  # stage -> what one of its jobs writes, the file that is asked for 
         f"{REPORT}/figures",
     ],
 }
+UNTOUCHED = {"train_again": f"{NEXT}/metrics.json"}  # what tells a stage's job from one that writes its files and more
 
 
 def faults_study(work: Workspace) -> Workspace:
@@ -96,8 +98,8 @@ def remove(root: Path, stage: str) -> None:
 
 
 def module(stage: str) -> str:
-    """The stage's module: members of an ensemble are trained by `train`."""
-    return "train" if stage == "train_member" else stage
+    """The stage's module: members of an ensemble are trained by `train`, as is a checkpoint that is made again."""
+    return "train" if stage in ("train_member", "train_again") else stage
 
 
 @dataclass
@@ -135,7 +137,9 @@ def commands(printed: str) -> dict[str, str]:
         stage: next(
             line
             for line in shell
-            if f'"stage":"{module(stage)}"' in line and all(f" {name} " in line for name in outputs)
+            if f'"stage":"{module(stage)}"' in line
+            and all(f" {name} " in line for name in outputs)
+            and UNTOUCHED.get(stage, "none") not in line
         )
         for stage, outputs in OUTPUTS.items()
     }

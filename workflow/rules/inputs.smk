@@ -44,25 +44,37 @@ def seed_set_input(wildcards):
 
 
 def train_input(wildcards):
-    cell, identity = cell_of(wildcards), train_identity(wildcards)
+    cell = cell_of(wildcards)
     member, cost = "", "cost/train.json"
     if "member" in wildcards.keys():
         member = f"members/{wildcards.member}/"
         cost = f"cost/train_member{wildcards.member}.json"
     small = [in_cell(cell, f"{member}metrics.json"), in_cell(cell, cost)]
     made = [*small, in_cell(cell, f"{member}checkpoint.pt")]
-    files = {
+    files = training_files(cell, member)
+    return unless_finished(made, train_identity(wildcards), files)
+
+
+def train_again_input(wildcards):
+    """Nothing that anyone can make where the training is not finished: then Snakemake takes `train`."""
+    cell, identity = cell_of(wildcards), train_identity(wildcards)
+    if forced() or not made_by(in_cell(cell, "metrics.json"), identity):
+        return {"dataset": in_cell(cell, "unfinished")}
+    return unless_finished(
+        [in_cell(cell, "checkpoint.pt")], identity, training_files(cell)
+    )
+
+
+def training_files(cell, member=""):
+    """What a training reads. member: "", or the folder of a member of an ensemble"""
+    previous = []
+    if plan.warm(STUDY, cell):
+        previous = in_cell(cell.previous.home, f"{member}checkpoint.pt")
+    return {
         "dataset": dataset_file(cell),
         "labels": in_cell(cell, "labels.csv"),
-        "previous": [],
+        "previous": previous,
     }
-    if plan.warm(STUDY, cell):
-        files["previous"] = in_cell(cell.previous.home, f"{member}checkpoint.pt")
-    if made_by(
-        made[0], identity
-    ):  # it runs again only if somebody needs its checkpoint
-        files = {name: ancient(file) if file else [] for name, file in files.items()}
-    return unless_finished(made, identity, files)
 
 
 def embed_input(wildcards):

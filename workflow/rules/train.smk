@@ -44,6 +44,42 @@ use rule train as train_member with:
         f"{CELL}/log/train_member{{member}}.log",
 
 
+rule train_again:
+    """checkpoint.pt of a finished training, wanted once more: its metrics.json and costs stay as they are.
+
+    Stands in for `train` where these are there (train_again_input), so that a failure or a kill loses no result.
+    """
+    input:
+        unpack(train_again_input),
+    output:
+        checkpoint=kept("checkpoints", f"{CELL}/checkpoint.pt"),
+    log:
+        f"{CELL}/log/train_again.log",
+    conda:
+        "../envs/allround.yaml"
+    threads: config["threads"]
+    resources:
+        gpu=training_gpus,
+        mem_mb=memory,
+        runtime=train_minutes,
+    params:
+        identity=train_identity,
+        device=device,
+    shell:
+        "python -m allround.launch train"
+        " --dataset {input.dataset}"
+        " --labels {input.labels}"
+        " --previous {input.previous}"
+        " --checkpoint {output.checkpoint}"
+        " --identity {params.identity:q}"
+        " --device {params.device}"
+        " --threads {threads}"
+        " > {log} 2>&1"
+
+
+ruleorder: train_again > train
+
+
 rule embed:
     """pool/<view>.h5: one row per training example, from the round's checkpoint."""
     input:

@@ -3,6 +3,8 @@
 dataset.h5 + labels.csv (+ checkpoint.pt of the round before, for a learner with a warm start)
     -> checkpoint.pt (weights, and what rebuilds the model) + metrics.json (of the test set)
 
+Without --metrics the test is left out: a checkpoint that was deleted, made again.
+
 Prints its progress. Killed, it goes on from its last saved epoch; the state for that lies beside the checkpoint.
 """
 
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from allround.artifacts import (
     Dataset,
@@ -31,7 +34,7 @@ from allround.learners.inference import outputs
 from allround.learners.model import pack
 from allround.learners.resume import Keeper
 from allround.learners.scores import evaluate
-from allround.learners.training import fit
+from allround.learners.training import Fitted, fit
 
 
 def train(
@@ -40,7 +43,7 @@ def train(
     labels: Path,
     previous: Path | None,
     checkpoint: Path,
-    metrics: Path,
+    metrics: Path | None,
     identity: str,
     device: str,
     threads: int,
@@ -69,22 +72,28 @@ def train(
         identity=identity,
         log=_say,
     )
+    write_checkpoint(checkpoint, pack(fitted.model, learner, data), identity=identity, digest=data.digest)
+    if metrics:
+        whole = {"n_labels": len(labelled.index), **_test(fitted, data, place)}
+        write_metrics(metrics, whole, identity=identity, digest=data.digest)
+    Keeper(state, identity, _say).forget()
+    return {"images": fitted.images}
+
+
+def _test(fitted: Fitted, data: Dataset, place: torch.device) -> dict:
+    """Scores on the test set, and how the training went."""
     blocks = outputs(fitted.model, data.test.images, mean=data.mean, std=data.std, device=place)
     logits = np.concatenate([logits for _, _, logits in blocks])  # (n_test, c)
     scores = evaluate(logits, data.test.labels)
     _say(f"test accuracy {scores['accuracy']:.4f}, nll {scores['nll']:.4f}, ece {scores['ece']:.4f}")
-    facts = {
+    return {
+        **scores,
         "epochs": fitted.epochs,
         "steps": fitted.steps,
         "precision": fitted.precision,
         "train_accuracy": fitted.train_accuracy,
         "train_loss": fitted.train_loss,
     }
-    whole = {"n_labels": len(labelled.index), **scores, **facts}
-    write_checkpoint(checkpoint, pack(fitted.model, learner, data), identity=identity, digest=data.digest)
-    write_metrics(metrics, whole, identity=identity, digest=data.digest)
-    Keeper(state, identity, _say).forget()
-    return {"images": fitted.images}
 
 
 def _check_labels(path: Path, labelled: Labels, data: Dataset) -> None:
@@ -122,4 +131,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(train, inputs=("dataset", "labels"), optional=("previous",), outputs=("checkpoint", "metrics"))
+    run_stage(train, inputs=("dataset", "labels"), optional=("previous",), outputs=("checkpoint",), extra=("metrics",))
