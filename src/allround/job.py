@@ -40,8 +40,9 @@ def run_stage(
     """Run one stage from its command line and exit.
 
     work: called with a Path for every name in inputs, optional (or None), outputs and extra (outputs that are made
-        only where asked for, or None), a list of Paths for every name in repeated, a float (or None) for every name in numbers (limits, which never change what a finished artifact
-        holds), and identity, device, threads; what it returns is added to the cost file
+        only where asked for, or None), a list of Paths for every name in repeated, a float (or None) for every name in
+        numbers (limits, which never change what a finished artifact holds), and identity, device, threads; what it
+        returns is added to the cost file
     """
     arguments = vars(_parser(work, (*inputs, *outputs), (*optional, *extra), repeated, numbers).parse_args())
     stage, cost = _stage_name(work), arguments.pop("cost")

@@ -7,8 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.enums import RerunTrigger
 
-# A plan is millions of objects that all stay: collecting garbage less often saves a tenth of planning.
-gc.set_threshold(200_000, 50, 100)
+gc.disable()  # until the first job: a plan is millions of objects that all stay
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))  # this clone's code, whatever is installed elsewhere
 

@@ -65,6 +65,16 @@ def train_again_input(wildcards):
     )
 
 
+def finished_rounds():
+    """Rounds, as a regular expression, with a finished training: a plan has to look for checkpoints to make again there."""
+    there = (
+        f"{cell.round:03d}"
+        for cell in STUDY.cells()
+        if Path(in_cell(cell, "metrics.json")).exists()
+    )
+    return "|".join(sorted(set(there))) or "none"
+
+
 def training_files(cell, member=""):
     """What a training reads. member: "", or the folder of a member of an ensemble"""
     previous = []

@@ -5,6 +5,8 @@ by the attempt, so that what was killed for memory or time comes back with more 
 epoch). Other numbers go under `set-resources` in profiles/slurm.
 """
 
+import inspect
+
 from allround import example_sets
 from allround.strategies import describe
 
@@ -91,3 +93,9 @@ def memory_gb(wildcards, output):
 
 def labels_needed(wildcards, output):
     return STUDY.labels_needed
+
+
+# Snakemake asks for the signature of each of these functions before every call, several times a job, and working it
+# out takes a twentieth of a plan's time: this is where inspect.signature looks first.
+for function in [value for value in globals().values() if inspect.isfunction(value)]:
+    function.__signature__ = inspect.signature(function)

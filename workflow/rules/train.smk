@@ -55,6 +55,8 @@ rule train_again:
         checkpoint=kept("checkpoints", f"{CELL}/checkpoint.pt"),
     log:
         f"{CELL}/log/train_again.log",
+    wildcard_constraints:
+        round=finished_rounds(),
     conda:
         "../envs/allround.yaml"
     threads: config["threads"]

@@ -9,14 +9,16 @@ it the files, of the others alone.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 SEVERAL = "ensemble"  # the view that looks through more models than one
 
 
-def names() -> list[str]:
+@cache
+def names() -> tuple[str, ...]:
     """The views there are."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_")))
 
 
 def with_samples(name: str, samples: int) -> str:
