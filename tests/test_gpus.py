@@ -90,6 +90,8 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setattr(gpus, "places", lambda: tmp_path / "locks")
     monkeypatch.setattr(gpus, "_held", [])
     monkeypatch.setenv(gpus.JOBS, "1")
+    for name in ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_cudnn_sdp"):
+        monkeypatch.setattr(torch.backends.cuda, name, lambda _: None)
     for name, answer in (("is_available", True), ("is_initialized", False), ("set_device", None)):
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
     monkeypatch.setattr(torch.cuda, "device_count", count)

@@ -340,6 +340,8 @@ def test_exact_arithmetic_on_cuda_means_no_tf32(monkeypatch):
 
     for name, answer in (("is_available", True), ("device_count", 1), ("is_initialized", True), ("set_device", None)):
         monkeypatch.setattr(torch.cuda, name, lambda *_, answer=answer: answer)
+    for name in ("enable_flash_sdp", "enable_mem_efficient_sdp", "enable_cudnn_sdp"):
+        monkeypatch.setattr(torch.backends.cuda, name, lambda _: None)
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     try:

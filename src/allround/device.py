@@ -21,8 +21,9 @@ def choose(name: str = "auto", threads: int = 1, *, exact: bool = False) -> torc
         mantissa, sums in float32) makes networks faster
     AllroundError: no such device here
 
-    cuDNN keeps to deterministic algorithms. A GPU is shared with as many other jobs as the site allows (allround.gpus):
-    this waits for a place. The process sees that GPU alone.
+    cuDNN keeps to deterministic algorithms, and attention to products and a softmax: the gradients of the fused kernels
+    (flash, memory-efficient, cuDNN's) add up in another order every time. A GPU is shared with as many other jobs as
+    the site allows (allround.gpus): this waits for a place. The process sees that GPU alone.
     """
     if threads < 1:
         raise AllroundError(f"--threads {threads}: allowed: whole numbers from 1.")
@@ -39,6 +40,9 @@ def choose(name: str = "auto", threads: int = 1, *, exact: bool = False) -> torc
     torch.cuda.set_device(device)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False  # its choice of algorithm depends on timings
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cudnn.allow_tf32 = not exact
     torch.backends.cuda.matmul.allow_tf32 = not exact
     torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = not exact

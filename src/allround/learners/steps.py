@@ -127,11 +127,14 @@ def faster(
     with unchanged(changed):
         try:
             return _capture(step, buffers, device)
-        except torch.cuda.OutOfMemoryError:
-            raise
         except RuntimeError as error:
-            torch.cuda.set_stream(stream)  # a capture that fails may leave its own stream behind
-            reason = str(error).partition("\n")[0]
+            cause = error.__context__ or error  # the end of a capture that failed fails as well, and says nothing
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
+            # a capture that fails may leave its own stream behind, and a generator that draws in captures alone
+            torch.cuda.set_stream(stream)
+            torch.cuda.default_generators[device.index].graphsafe_set_state(torch.Generator(device))
+            reason = str(cause).partition("\n")[0]
             log(f"the training step cannot be captured as a CUDA graph, training goes on without: {reason}")
             return step
         finally:
