@@ -417,6 +417,29 @@ def test_an_exception_that_belongs_to_no_job_is_printed(handler):
     assert "onstart: command failed" in out.getvalue()
 
 
+def test_jobs_that_an_interruption_stops_have_not_failed(handler, tmp_path):
+    out, log = io.StringIO(), tmp_path / "train.log"
+    log.write_text("")
+    one = handler(out)
+    send(one, event=LogEvent.RUN_INFO)
+    job_info(one, 2)
+    job_info(one, 3)
+    send(one, "Terminating processes on user request, this might take some time.")
+    died = "CalledProcessError: 'python -m stage' died with <Signals.SIGINT: 2>."
+    send(one, died, level=logging.ERROR, event=LogEvent.ERROR)
+    job_error(one, 2, log)
+    info = [{"jobid": 3, "rule_name": "train", "log": [str(log)]}]
+    send(one, level=logging.ERROR, event=LogEvent.GROUP_ERROR, groupid="g", aux_logs=[], job_error_info=info)
+    one.close()
+    printed = out.getvalue()
+    assert "failed" not in printed
+    assert "SIGINT" not in printed
+    assert printed.endswith("interrupted: the same command goes on where it stopped\n")
+    found = state.read(tmp_path / ".snakemake")
+    assert found["interrupted"]
+    assert found["failed"] == found["running"] == []
+
+
 def test_a_failed_group_is_told_once(handler, tmp_path):
     logs = [tmp_path / "embed.log", tmp_path / "query.log"]
     logs[0].write_text("")

@@ -145,6 +145,10 @@ def _last(last: dict) -> str:
         when = words.clock(last["updated"])
         return f"the last run was killed (last sign of life {when}); the same command goes on where it stopped"
     how = f" with {words.count(len(last['failed']), 'failed job')}" if last["failed"] else ""
+    if last.get("interrupted"):
+        return (
+            f"the last run was interrupted {words.clock(last['ended'])}{how}; the same command goes on where it stopped"
+        )
     return f"the last run ended {words.clock(last['ended'])}{how}"
 
 

@@ -123,7 +123,7 @@ class LogHandler(LogHandlerBase):
                 self.held.append(record)
                 if self.screen.in_place and text.startswith("Building DAG"):
                     self.screen.show("planning ...")
-        elif not (run and run.failed and EPILOGUE.match(text)):
+        elif not (run and (run.failed or run.interrupted) and EPILOGUE.match(text)):
             if record.levelno != logging.WARNING:
                 self._release()
             self._print(record)
@@ -150,6 +150,8 @@ class LogHandler(LogHandlerBase):
         if self.noisy:
             self._print(record)
             return
+        if self.watch.run and self.watch.run.interrupted:
+            return
         said = getattr(record, "rule_msg", None)  # by an executor: how the cluster ended the job
         aux = {**({"message": said} if said else {}), **(record.aux or {})}
         self._say(logging.ERROR, told(f"{name} failed", logs, message, aux, self.common_settings.show_failed_logs))
@@ -159,6 +161,8 @@ class LogHandler(LogHandlerBase):
         for job in record.job_error_info:
             self.grouped.add(job["jobid"])
             names.append(self.watch.fail(job, [*job["log"], *record.aux_logs]))
+        if self.watch.run and self.watch.run.interrupted:
+            return
         logs = [*(log for job in record.job_error_info for log in job["log"]), *record.aux_logs]
         head = f"a group of jobs failed: {', '.join(names)}"
         self._say(logging.ERROR, told(head, logs, "", {}, self.common_settings.show_failed_logs))

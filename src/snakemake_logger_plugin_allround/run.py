@@ -33,6 +33,7 @@ class Run:
     finished: set[int] = field(default_factory=set)
     failed: dict[int, dict] = field(default_factory=dict)
     rounds: int = field(init=False)
+    interrupted: bool = False  # by the user: jobs that fail from then on were stopped
     ends: float | None = None
     forecast_at: float = 0.0
 
@@ -59,10 +60,11 @@ class Run:
                 self.durations.add(job.kind, job.labels, max(when - begun, 0.0))
 
     def job_fails(self, number: int, rule: str, cause: str, logs: Sequence[str]) -> str:
-        """A job has failed; returns its name."""
+        """A job has failed, or was stopped with the run; returns its name."""
         self.running.pop(number, None)
         name = self.names.get(number, rule)
-        self.failed[number] = {"name": name, "cause": cause, "logs": list(logs)}
+        if not self.interrupted:
+            self.failed[number] = {"name": name, "cause": cause, "logs": list(logs)}
         return name
 
     def forecast(self, now: float) -> None:
@@ -96,6 +98,7 @@ class Run:
             "began": self.began,
             "updated": now,
             "ended": ended,
+            "interrupted": self.interrupted,
             "pid": os.getpid(),
             "host": platform.node(),
         }
@@ -108,7 +111,7 @@ class Run:
             more = f" and {len(logs) - 3} more" if len(logs) > 3 else ""
             return f"{text}; {words.count(len(self.failed), 'job')} failed: {', '.join(logs[:3])}{more}"
         if len(self.finished) < len(self.plan.jobs):
-            return f"{text}; not finished: the same command goes on where it stopped"
+            return f"{text}; {'interrupted' if self.interrupted else 'not finished'}: the same command goes on where it stopped"
         report = Path(f"results/studies/{self.plan.study}/report.html")
         return f"{text}; the report: {report}" if report.exists() else text
 

@@ -15,6 +15,7 @@ from snakemake_logger_plugin_allround.failures import cause_in, last_words
 from snakemake_logger_plugin_allround.plan import read_plan, running_workflow
 from snakemake_logger_plugin_allround.run import Run
 
+INTERRUPTED = "Terminating processes on user request"  # what Snakemake says after Ctrl-C
 BEAT = 10.0  # seconds after which the state file is written again though nothing has changed
 
 
@@ -52,6 +53,8 @@ class Watch:
         elif event == LogEvent.JOB_FINISHED:
             run.job_ends(record.job_id, record.created)
             self.changed = time.time()
+        elif record.getMessage().startswith(INTERRUPTED):
+            run.interrupted = True
 
     def fail(self, job: Mapping[str, Any], logs: Sequence[str], message: str = "") -> str:
         """Take one failed job (jobid and rule_name); returns its name.
