@@ -173,7 +173,7 @@ def _bring_to_the_present(inputs: Iterable[Path | None]) -> None:
 def _cost(stage: str, started: datetime, seconds: float, facts: dict) -> dict:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     torch = sys.modules.get("torch")
-    on_gpu = torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized()
+    on_gpu = torch is not None and torch.cuda.is_initialized()
     cost = {
         "stage": stage,
         "seconds": round(seconds, 4),

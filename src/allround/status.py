@@ -70,6 +70,14 @@ def status(asked: str | None, now: float) -> str:
     return "\n".join(lines)
 
 
+def running(study: str) -> str | None:
+    """Where a study is being run from this folder, by another process than this: `process 4711 on node3`, or None."""
+    last = state.read(SNAKEMAKE)
+    if last and last["study"] == study and last["pid"] != os.getpid() and is_alive(last):
+        return f"process {last['pid']} on {last['host']}"
+    return None
+
+
 def is_alive(last: dict) -> bool:
     """Whether the run of a state file goes on: by its process on this host; elsewhere by the lock that it holds."""
     if last["ended"]:
@@ -145,11 +153,10 @@ def _last(last: dict) -> str:
         when = words.clock(last["updated"])
         return f"the last run was killed (last sign of life {when}); the same command goes on where it stopped"
     how = f" with {words.count(len(last['failed']), 'failed job')}" if last["failed"] else ""
+    verb, rest = "ended", how
     if last.get("interrupted"):
-        return (
-            f"the last run was interrupted {words.clock(last['ended'])}{how}; the same command goes on where it stopped"
-        )
-    return f"the last run ended {words.clock(last['ended'])}{how}"
+        verb, rest = "was interrupted", f"{how}; the same command goes on where it stopped"
+    return f"the last run {verb} {words.clock(last['ended'])}{rest}"
 
 
 def _failed(last: dict) -> list[str]:

@@ -111,7 +111,8 @@ class Run:
             more = f" and {len(logs) - 3} more" if len(logs) > 3 else ""
             return f"{text}; {words.count(len(self.failed), 'job')} failed: {', '.join(logs[:3])}{more}"
         if len(self.finished) < len(self.plan.jobs):
-            return f"{text}; {'interrupted' if self.interrupted else 'not finished'}: the same command goes on where it stopped"
+            why = "interrupted" if self.interrupted else "not finished"
+            return f"{text}; {why}: the same command goes on where it stopped"
         report = Path(f"results/studies/{self.plan.study}/report.html")
         return f"{text}; the report: {report}" if report.exists() else text
 

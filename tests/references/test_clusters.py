@@ -16,7 +16,7 @@ from test_strategies import arrays
 
 from allround.kernels import clusters, neighbours
 from allround.kernels.clusters import k_means, totals
-from allround.kernels.neighbours import nearest, nearest_distinct, nearest_within
+from allround.kernels.neighbours import mean_of_nearest, nearest, nearest_distinct, nearest_within
 from allround.pool import Pool
 from allround.strategies import run, select
 from allround.strategies.cluster_margin import average_linkage, round_robin
@@ -125,6 +125,21 @@ def test_neighbours_among_many_columns_are_found_group_by_group_copies_in_order(
     copies = (distances == 0).numpy()
     assert copies.sum() > 600
     np.testing.assert_array_equal(rows.numpy()[copies], expected[copies])
+
+
+@pytest.mark.parametrize("k", [1, 7, 60])
+@pytest.mark.parametrize("copies", [False, True])
+def test_means_over_neighbours_are_those_of_the_neighbours_listed(k, copies):
+    """Copies tie at the k-th place, and some queries lie on vectors: the lower rows are the neighbours."""
+    rng = np.random.default_rng(k)
+    vectors, queries = (torch.from_numpy(rng.standard_normal((n, 6)).astype(np.float32)) + 30 for n in (50, 400))
+    if copies:
+        vectors[25:] = vectors[:25]
+        queries[:50] = vectors
+    values = torch.from_numpy(rng.random((50, 4)).astype(np.float32))
+    order = (queries[:, None].double() - vectors.double()).square().sum(2).sort(dim=1, stable=True).indices
+    expected = values.double()[order[:, :k]].mean(1)
+    torch.testing.assert_close(mean_of_nearest(queries, vectors, k, values).double(), expected, rtol=0, atol=1e-6)
 
 
 def test_fewer_vectors_than_neighbours_give_them_all():

@@ -173,6 +173,18 @@ def test_lazy_greedy_is_the_greedy_algorithm():
     assert float(gains.sum()) == pytest.approx(np.sqrt(total).sum(), rel=1e-5)
 
 
+@pytest.mark.parametrize("concave", CONCAVE)
+def test_lazy_greedy_gives_ties_to_the_lower_row_however_many_tie(concave):
+    """Copies, far more than the list of the best bounds holds; and rows of which every pick leaves the same gain."""
+    distinct = np.random.default_rng(1).random((5, 6)).astype(np.float32)
+    copies = torch.from_numpy(np.tile(distinct, (200, 1)))  # row i is a copy of row i % 5
+    rows = concave_coverage(copies, 40, concave)[0].numpy()
+    for kind in range(5):
+        mine = rows[rows % 5 == kind]
+        assert mine.tolist() == [kind + 5 * i for i in range(len(mine))]
+    assert concave_coverage(torch.zeros(900, 4), 50, concave)[0].tolist() == list(range(50))
+
+
 @pytest.mark.parametrize("name", ["graph_cut", "log_determinant", "disparity_min", "disparity_sum", "feature_based"])
 def test_copies_come_last_where_diversity_is_asked(name):
     """Three directions, three copies each, unless the function rewards repetition (graph cut that only represents)."""

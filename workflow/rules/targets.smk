@@ -1,10 +1,11 @@
-"""What the study asks for: the trainings that are still to be made, if what they write fits the disk."""
+"""What the study asks for: the trainings still to be made, if nobody is at them and what they write fits the disk."""
 
 import time
 
 from snakemake.logging import logger
 
 from allround import disk
+from allround.status import running
 
 
 def unfinished_metrics(wildcards):
@@ -39,6 +40,8 @@ def trained(cell):
 def results_that_fit(wildcards):
     """The trainings still to be made; one line says what they will write, and the run ends if it cannot fit."""
     name_slurm_jobs()  # here, because the executor is made once this is planned
+    if workflow.is_main_process and not (ALONE or workflow.dryrun) and plans_jobs():
+        refuse_second_run()
     missing = unfinished_metrics(wildcards)
     if missing and workflow.is_main_process and not workflow.touch and plans_jobs():
         say_need()
@@ -48,6 +51,16 @@ def results_that_fit(wildcards):
 def plans_jobs():
     """Whether jobs are to run, or would in a dry run; not where Snakemake lists, deletes or draws."""
     return workflow.executor_plugin is not None and not workflow.dag_settings.until
+
+
+def refuse_second_run():
+    """End, if this very study is running here: Snakemake would stumble over files that come and go while it plans."""
+    if (other := running(STUDY.name)) is not None:
+        logger.error(
+            f"study '{STUDY.name}' is running here already ({other}): wait for its end, or stop it with Ctrl-C. "
+            "`make status` tells how far it is."
+        )
+        sys.exit(1)
 
 
 def say_need():
