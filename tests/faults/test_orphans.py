@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -175,17 +174,6 @@ def test_a_clock_that_is_set_changes_neither_plans_nor_results(hours, work, refe
     assert result.returncode == 0, result.stdout
     wrong = kills.differences(kills.contents(work.root), reference.files)
     assert all(name.startswith(kills.REPORT) for name in wrong)  # these hold what the training cost
-
-
-@pytest.mark.skipif(not shutil.which("faketime"), reason="no faketime here")
-def test_a_run_under_a_clock_that_goes_wrong_ends_in_the_same_bytes(work, reference):
-    kills.remove(work.root, "train")
-    command = ["faketime", "-f", "-400d", sys.executable, "-m", "snakemake", "--cores", "2", kills.OUTPUTS["train"][0]]
-    environment = {**work.environment(), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}  # as a clock that is set leaves it
-    result = subprocess.run(command, cwd=work.root, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert kills.differences(kills.contents(work.root), reference.files) == []
-    assert work.planned(study="faults") == {}
 
 
 def test_an_interrupted_conversion_starts_again(work, reference):
