@@ -1,14 +1,17 @@
 """How scikit-activeml and submodlib are asked for what a strategy of ours does, for benchmarks/selection.py.
 
-PEERS: strategy, or strategy:function -> (package, call). A call takes the inputs as `Inputs` and returns indices.
-scikit-activeml gets the features as X and, where it asks for a classifier, a linear one that gives our logits;
-submodlib gets the features and its defaults (cosine similarities, all pairs).
+PEERS: strategy, or strategy:function -> (package, ready). ready takes the inputs as `Inputs`, makes what is not to be
+timed, and returns a call that returns indices.
+scikit-activeml gets the features as X and, where it asks for a classifier, a linear one that gives our logits: those
+of the pool are made beforehand, as ours are. submodlib gets the features and its defaults (cosine similarities, all
+pairs).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,14 +51,17 @@ def _classifier(inputs: Inputs, weights: Any):
             return self
 
         def predict_proba(self, X, return_embeddings=False):
-            p = softmax(X @ self.weights + self.bias, axis=1)
+            logits = self.logits if len(X) == len(self.logits) else X @ self.weights + self.bias
+            p = softmax(logits, axis=1)
             return (p, X) if return_embeddings else p
 
-        def predict(self, X):
-            return self.classes_[self.predict_proba(X).argmax(1)]
+        def predict(self, X):  # of features with dropout
+            return self.classes_[(X @ self.weights + self.bias).argmax(1)]
 
     classifier = Linear(classes=list(range(weights.shape[1])))
     classifier.weights, classifier.bias = weights.numpy(), inputs.bias.numpy()
+    unlabelled = np.delete(inputs.features.float().numpy(), inputs.labelled, axis=0)
+    classifier.logits = unlabelled @ classifier.weights + classifier.bias
     classifier.classes_ = np.arange(weights.shape[1])
     classifier._le = None
     return classifier
@@ -64,46 +70,52 @@ def _classifier(inputs: Inputs, weights: Any):
 def _skactiveml(name: str, learner: str = "", call: dict | None = None, **options: Any) -> Callable:
     """skactiveml.pool.<name>(**options).query; learner: query's argument for a classifier, if it has one."""
 
-    def run(inputs: Inputs) -> np.ndarray:
+    def ready(inputs: Inputs) -> Callable[[], np.ndarray]:
         import skactiveml.pool
 
-        y = np.full(len(inputs.features), np.nan)
+        X, y = inputs.features.float().numpy(), np.full(len(inputs.features), np.nan)
         y[inputs.labelled] = inputs.labels
-        strategy = getattr(skactiveml.pool, name)(missing_label=np.nan, random_state=0, **options)
         arguments = dict(call or {})
         if learner == "ensemble":
             arguments |= {"ensemble": [_classifier(inputs, w) for w in inputs.members], "fit_ensemble": False}
         elif learner:
             arguments |= {learner: _classifier(inputs, inputs.weights), f"fit_{learner}": False}
-        return strategy.query(X=inputs.features.float().numpy(), y=y, batch_size=inputs.budget, **arguments)
 
-    return run
+        def run() -> np.ndarray:
+            strategy = getattr(skactiveml.pool, name)(missing_label=np.nan, random_state=0, **options)
+            return strategy.query(X=X, y=y, batch_size=inputs.budget, **arguments)
+
+        return run
+
+    return ready
 
 
 def _submodlib(name: str, sets: tuple[str, ...] = (), **options: Any) -> Callable:
     """submodlib.<name>Function(...).maximize; sets: which of query and private sets it takes."""
 
-    def run(inputs: Inputs) -> np.ndarray:
-        import submodlib
+    def ready(inputs: Inputs) -> Callable[[], np.ndarray]:
+        return partial(_maximised, name, sets, options, inputs)
 
-        unlabelled = np.setdiff1d(np.arange(len(inputs.features)), inputs.labelled)
-        vectors = inputs.features.float().numpy()
-        data, arguments = vectors[unlabelled], dict(options)
-        for kind in sets:
-            some = getattr(inputs, kind)
-            arguments |= {f"num_{'queries' if kind == 'query' else 'privates'}": len(some)}
-            arguments |= {f"{kind}Data": vectors[some]}
-        if name == "FeatureBased":
-            arguments |= {"features": data.tolist(), "numFeatures": data.shape[1], "sparse": False}
-        else:
-            arguments |= {"data": data} | ({} if sets else {"mode": "dense"})
-        function = getattr(submodlib, f"{name}Function")(n=len(data), **arguments)
-        optimiser = "LazyGreedy" if name in LAZY else "NaiveGreedy"
-        return unlabelled[
-            [row for row, _ in function.maximize(inputs.budget, optimizer=optimiser, show_progress=False)]
-        ]
+    return ready
 
-    return run
+
+def _maximised(name: str, sets: tuple[str, ...], options: dict, inputs: Inputs) -> np.ndarray:
+    import submodlib
+
+    unlabelled = np.setdiff1d(np.arange(len(inputs.features)), inputs.labelled)
+    vectors = inputs.features.float().numpy()
+    data, arguments = vectors[unlabelled], dict(options)
+    for kind in sets:
+        some = getattr(inputs, kind)
+        arguments |= {f"num_{'queries' if kind == 'query' else 'privates'}": len(some)}
+        arguments |= {f"{kind}Data": vectors[some]}
+    if name == "FeatureBased":
+        arguments |= {"features": data.tolist(), "numFeatures": data.shape[1], "sparse": False}
+    else:
+        arguments |= {"data": data} | ({} if sets else {"mode": "dense"})
+    function = getattr(submodlib, f"{name}Function")(n=len(data), **arguments)
+    optimiser = "LazyGreedy" if name in LAZY else "NaiveGreedy"
+    return unlabelled[[row for row, _ in function.maximize(inputs.budget, optimizer=optimiser, show_progress=False)]]
 
 
 LAZY = {"FacilityLocation", "LogDeterminant", "FeatureBased", "GraphCut"}  # where it is exact: submodular, monotone

@@ -29,6 +29,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -188,18 +189,19 @@ def work(pipe, name: str, n: int, options: argparse.Namespace) -> None:
 
     choose(options.device, options.threads, exact=True)
     kind, _, rest = name.rpartition(" ")
-    run = dense_badge if name == "badge-dense" else PEERS[rest][1] if kind == "peer" else by_name(rest)
+    strategy = partial(partial, dense_badge) if name == "badge-dense" else by_name(rest)
+    ready = PEERS[rest][1] if kind == "peer" else strategy
     small = argparse.Namespace(**vars(options) | {"budget": min(options.budget, 20)})
     try:
-        run(inputs(1000, small))  # libraries set themselves up
-        data = inputs(n, options)
+        ready(inputs(1000, small))()  # libraries set themselves up
+        run = ready(inputs(n, options))
         if options.gigabytes and options.device == "cpu":
             limit = int(options.gigabytes * 1e9)
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         before, times = peak(options.device, reset=True), []
         while len(times) < options.repeats and sum(times) < 20:
             start = time.perf_counter()
-            picks = run(data)
+            picks = run()
             times.append(time.perf_counter() - start)
             if times[-1] > options.limit:
                 raise TimeoutError
@@ -240,18 +242,21 @@ def inputs(n: int, options: argparse.Namespace) -> Inputs:
 def by_name(row: str) -> Callable:
     """A strategy of ours; its inputs are what it needs and no more, and are made before the clock starts."""
     name, _, function = row.partition(":")
-    made: dict[int, dict] = {}
 
-    def run(data: Inputs) -> np.ndarray:
-        from allround.pool import Pool
-        from allround.strategies import select
-
-        more = made.setdefault(id(data), needed(name, function, data))
-        pool = Pool.from_arrays(data.features, data.logits, data.labelled, data.labels, **more)
+    def ready(data: Inputs) -> Callable[[], np.ndarray]:
+        more = needed(name, function, data)
         sets = {key: "labelled" for key in ("query", "private") if key in describe_needs(name) and not more["sets"]}
-        return select(name, pool, budget=data.budget, **sets, **({"function": function} if function else {}))
+        return partial(selected, name, data, more, **sets, **({"function": function} if function else {}))
 
-    return run
+    return ready
+
+
+def selected(name: str, data: Inputs, more: dict, **hyperparameters: str) -> np.ndarray:
+    from allround.pool import Pool
+    from allround.strategies import select
+
+    pool = Pool.from_arrays(data.features, data.logits, data.labelled, data.labels, **more)
+    return select(name, pool, budget=data.budget, **hyperparameters)
 
 
 def describe_needs(name: str) -> set[str]:
