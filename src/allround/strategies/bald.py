@@ -8,6 +8,8 @@ Memory O(N); time O(N T C).
 
 import torch
 
+from allround.kernels.neighbours import blocks
+
 NEEDS = {"samples"}
 
 
@@ -16,8 +18,15 @@ def select(pool, budget, rng):
 
 
 def information(logits):  # (t, b, c) -> (b,)
-    p = logits.softmax(2)
-    return torch.special.entr(p.mean(0)).sum(1) - expected(p)
+    t, b, c = logits.shape
+    return torch.cat([_information(logits[:, here]) for here in blocks(b, t * c, logits.device)])
+
+
+def _information(logits):
+    # Classes first: over a short last dimension, softmax is 5 times as slow on a CPU.
+    log_p = logits.permute(2, 0, 1).contiguous().log_softmax(0)  # (c, t, b)
+    p = log_p.exp()
+    return torch.special.entr(p.mean(1)).sum(0) + log_p.mul_(p).sum(0).mean(0)
 
 
 def expected(p):  # (t, b, c) -> (b,) mean entropy of the draws
