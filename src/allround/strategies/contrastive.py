@@ -9,9 +9,8 @@ Memory O(N (D + C + k)); time O(N M D + N k C).
 from typing import Annotated
 
 import torch
-from torch.nn.functional import embedding_bag
 
-from allround.kernels.neighbours import blocks, nearest
+from allround.kernels.neighbours import mean_of_nearest
 from allround.strategies.entropy import entropy
 
 NEEDS = {"outputs"}
@@ -20,11 +19,8 @@ NEEDS = {"outputs"}
 def select(pool, budget, rng, *, neighbours: Annotated[int, ">= 1"] = 10):
     scores = torch.zeros(len(pool), device=pool.device)
     if len(pool.labelled):
-        rows = nearest(pool.features, pool.labelled_features, neighbours)[1]  # (n, k)
         there = pool.labelled_probabilities  # (m, c)
-        certainty = -entropy(there)  # (m,)
-        for here in blocks(len(pool), pool.n_classes, rows.device):
-            mean = embedding_bag(rows[here], there, mode="mean")  # (b, c)
-            cross = (mean * pool.logits[here].log_softmax(1)).sum(1)
-            scores[here] = certainty[rows[here]].mean(1) - cross
+        values = torch.cat([there, -entropy(there)[:, None]], 1)  # KL(p || p_x) = -H(p) - p . log p_x
+        mean = mean_of_nearest(pool.features, pool.labelled_features, neighbours, values)  # (n, c + 1)
+        scores = mean[:, -1] - (mean[:, :-1] * pool.logits.log_softmax(1)).sum(1)
     return pool.greatest(scores, budget)
