@@ -6,17 +6,19 @@ set. apricot and submodlib keep an n x n matrix for graph cut, on the CPU; here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from allround.kernels.facility_location import facility_location
 from allround.kernels.greedy import greedy
-from allround.kernels.products import BLOCK, EQUAL, dots, squared_norms, unit
+from allround.kernels.neighbours import blocks
+from allround.kernels.products import BLOCK, DOUBT, EQUAL, dots, squared_norms, unit
 from allround.kernels.repeat import repeat
 
 TIE = 1e-6  # gains closer than this may be rounding
-REFRESH = 64, 1 / 16  # gains that a step of lazy_greedy renews: at least so many, and this part of all
+RENEWED = 32  # gains that a step of concave_coverage computes
+SHORTLIST = 16  # on a CPU it looks at one row in so many, those of the largest bounds, for as long as that is enough
 
 # name -> psi(t + x) - psi(t) for t, x >= 0, in a form that loses no digits where t is large
 CONCAVE = {
@@ -24,6 +26,7 @@ CONCAVE = {
     "sqrt": lambda t, x: x / ((t + x).sqrt() + t.sqrt()).clamp_(min=1e-30),
     "inverse": lambda t, x: x / ((1 + t) * (1 + t + x)),  # psi(t) = 1 - 1 / (1 + t)
 }
+SLOPE = {"log": lambda t: 1 / (1 + t), "sqrt": lambda t: 0.5 * t.rsqrt(), "inverse": lambda t: (1 + t) ** -2}  # psi'
 
 
 def total_similarity(factors: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -147,58 +150,69 @@ def concave_over_modular(
 def concave_coverage(
     values: torch.Tensor, k: int, concave: str, own: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lazy greedy for f(S) = sum over columns c of psi(sum over j in S of values_jc) + sum over j in S of own_j.
+    """Greedy for f(S) = sum over columns c of psi(sum over j in S of values_jc) + sum over j in S of own_j.
 
     values: (n, c), not negative; own: (n,) or None. Returns rows (k,) int64 and gains (k,) float64.
+
+    Lazy and exact (Minoux 1978): a gain of earlier bounds the gain now, and so does the tangent of psi at t_c + a_c,
+        gain_j <= sum over c of psi(t_c + a_c) - psi(t_c) + psi'(t_c + a_c) (values_jc - a_c),   t the sums over S,
+    which one matrix-vector product gives for many rows, the closer the larger t is. a are the means of the columns. A
+    step lowers the bounds, renews the largest by the gains themselves, and picks the largest if that is a gain.
     """
-    rise = CONCAVE[concave]
-    totals = torch.zeros_like(values[0])  # (c,)
-    own = torch.zeros(len(values), dtype=torch.float64, device=values.device) if own is None else own
-
-    def gain(rows: torch.Tensor) -> torch.Tensor:
-        return own.index_select(0, rows) + rise(totals, values.index_select(0, rows)).sum(1)
-
-    def add(row: torch.Tensor, commit: torch.Tensor) -> None:
-        totals.add_(values.index_select(0, row)[0] * commit)
-
-    bounds = torch.cat([rise(totals, block).sum(1) for block in values.split(max(1, BLOCK // values.shape[1]))]) + own
-    return lazy_greedy(bounds, gain, add, k, (totals,))
-
-
-def lazy_greedy(
-    bounds: torch.Tensor,
-    gain: Callable[[torch.Tensor], torch.Tensor],
-    add: Callable[[torch.Tensor, torch.Tensor], None],
-    k: int,
-    state: Sequence[torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The exact greedy algorithm for a submodular function: a gain of earlier bounds the gain now (Minoux 1978).
-
-    bounds: (n,) float64 gains with nothing picked yet; changed in place
-    gain: the gains now of some rows (r,), as (r,) float64
-    add: adds a row (1,) to `state`, in place, where commit (1,) bool says so
-    A step renews the largest bounds and picks the largest if it is new. Returns rows (k,), gains (k,) float64.
-    """
-    device, (least, part) = bounds.device, REFRESH
-    width = min(len(bounds), max(least, int(part * len(bounds))))
+    n, device, rise = len(values), values.device, CONCAVE[concave]
+    totals = torch.zeros_like(values[0])  # (c,) t
+    usual = values.mean(0).clamp_(min=1e-3)  # (c,) a; at 0 the slope may be infinite
+    own = torch.zeros(n, dtype=torch.float64, device=device) if own is None else own
+    bounds = own.clone()
+    for here in blocks(n, values.shape[1], device):
+        bounds[here] += rise(totals, values[here]).sum(1)
     rows = torch.zeros(k, dtype=torch.int64, device=device)
     gains = torch.zeros(k, dtype=torch.float64, device=device)
     count = torch.zeros(1, dtype=torch.int64, device=device)
 
-    def step() -> None:
-        candidates = bounds.topk(width).indices  # (r,)
-        candidates[-1:] = bounds.argmax()  # topk may leave out the first of many equals, which is the one to be picked
-        picked = bounds.index_select(0, candidates) == -torch.inf
-        bounds.index_copy_(0, candidates, gain(candidates).masked_fill_(picked, -torch.inf))
-        row = bounds.argmax().view(1)
-        commit = (candidates == row).any() & (count < k)  # (1,)
-        slot = count.clamp(max=k - 1)
-        value = bounds.index_select(0, row)
-        rows.index_copy_(0, slot, torch.where(commit, row, rows.index_select(0, slot)))
-        gains.index_copy_(0, slot, torch.where(commit, value, gains.index_select(0, slot)))
-        add(row, commit)
-        bounds.index_copy_(0, row, value.masked_fill_(commit, -torch.inf))
-        count.add_(commit)
+    def lower(some: torch.Tensor, own: torch.Tensor, bounds: torch.Tensor) -> None:
+        steep, up = SLOPE[concave](totals + usual), rise(totals, usual)
+        level = ((1 + DOUBT) * up - usual * steep).sum()  # with what rounding may take off
+        torch.minimum(bounds, torch.mv(some, (1 + DOUBT) * steep).add_(level) + own, out=bounds)
 
-    repeat(step, (bounds, rows, gains, count, *state), done=lambda: int(count) == k)
+    def pick(listed: torch.Tensor, others: torch.Tensor) -> None:
+        """Pick from the rows `listed`, ascending, while they gain more than `others` (1,), the bound of the rest."""
+        whole = len(listed) == n
+        some, theirs, upper = (values, own, bounds) if whole else (values[listed], own[listed], bounds[listed])
+
+        def step() -> None:
+            lower(some, theirs, upper)
+            candidates = upper.topk(min(len(upper), RENEWED)).indices  # (r,)
+            candidates[-1:] = upper.argmax()  # topk may leave out the first of many equals, which is the one to pick
+            picked = upper.index_select(0, candidates) == -torch.inf
+            fresh = theirs.index_select(0, candidates) + rise(totals, some.index_select(0, candidates)).sum(1)
+            upper.index_copy_(0, candidates, fresh.masked_fill_(picked, -torch.inf))
+            row = upper.argmax().view(1)
+            value = upper.index_select(0, row)
+            commit = (candidates == row).any() & (count < k) & (value > others)  # (1,)
+            slot = count.clamp(max=k - 1)
+            rows.index_copy_(0, slot, torch.where(commit, listed.index_select(0, row), rows.index_select(0, slot)))
+            gains.index_copy_(0, slot, torch.where(commit, value, gains.index_select(0, slot)))
+            totals.add_(some.index_select(0, row)[0] * commit)
+            upper.index_copy_(0, row, value.masked_fill_(commit, -torch.inf))
+            count.add_(commit)
+
+        def done() -> bool:
+            return int(count) == k or not (whole or bool(upper.amax() > others))
+
+        repeat(step, (upper, rows, gains, count, totals), done=done)
+        if not whole:
+            bounds[listed] = upper
+
+    # A GPU passes over all rows faster than it would look back; a CPU keeps to a list that fits its cache.
+    width = n if values.is_cuda else max(RENEWED, n // SHORTLIST)
+    while (before := int(count)) < k:
+        if width >= n:
+            pick(torch.arange(n, device=device), torch.full_like(bounds[:1], -torch.inf))
+            continue
+        lower(values, own, bounds)
+        best = bounds.topk(width + 1)
+        pick(best.indices[:-1].sort().values, best.values[-1:])
+        if int(count) == before:  # what is not listed may gain as much
+            width *= 2
     return rows, gains

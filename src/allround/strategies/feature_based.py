@@ -3,8 +3,8 @@
 f(S) = sum over features f of psi(sum over j in S of x_jf), psi = log(1 + t), sqrt(t) or 1 - 1 / (1 + t), greedily
                                                         Kirchhoff & Bilmes 2014 (EMNLP); Wei et al. 2014 (ICASSP)
 x is each feature scaled to 0..1 over the pool; a feature that is the same everywhere counts 0.
-Memory O(N D); time O(N D), and a 16th of that for each renewal of the best bounds, of which a pick takes one to a few
-(lazy greedy, exact). score: the gain in f.
+Memory O(N D); time O(N D), again whenever the list of the 16th with the best bounds is renewed, and a 16th of that for
+a pick (lazy greedy, exact). score: the gain in f.
 """
 
 from typing import Literal
