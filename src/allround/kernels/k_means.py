@@ -105,18 +105,18 @@ def _parts(vectors: Rows, columns: int) -> Iterator[tuple[slice, Factors]]:
             yield here, arithmetic(*(factor[part] for factor in block))
 
 
-def draw(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+def draw(weights: torch.Tensor, u: torch.Tensor, triangle: torch.Tensor | None = None) -> torch.Tensor:
     """Places, (m,) int64, each drawn with probability ~ its weight by inverting the distribution function at u.
 
     weights: (a, b) float64, not negative, not all 0; places count row by row
     u: (m,) float64 in [0, 1)
+    triangle: that of `triangle_for(weights)`, for those who draw often
 
     The sum has two levels, rows and then inside one row. A single torch.cumsum on CUDA may add in another order every
     time, and torch.multinomial takes no u of ours, so that CPU and GPU would draw different examples.
     """
     a, b = weights.shape
-    side = max(a, b)
-    triangle = torch.ones(side, side, dtype=weights.dtype, device=weights.device).tril_()
+    triangle = triangle_for(weights) if triangle is None else triangle
     sums = weights.sum(1)  # (a,)
     upto = triangle[:a, :a] @ sums  # (a,)
     target = u * upto[-1]  # (m,)
@@ -124,6 +124,12 @@ def draw(weights: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     inside = weights[row]  # (m, b)
     target = target - (upto - sums)[row]
     return row * b + first_with_weight(inside @ triangle[:b, :b].T > target[:, None], inside)
+
+
+def triangle_for(weights: torch.Tensor) -> torch.Tensor:
+    """Ones on and below the diagonal: its product with a row, or a column, of the weights is their running sum."""
+    side = max(weights.shape)
+    return torch.ones(side, side, dtype=weights.dtype, device=weights.device).tril_()
 
 
 def first_with_weight(reached: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

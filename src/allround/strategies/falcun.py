@@ -11,8 +11,8 @@ from typing import Annotated
 
 import torch
 
-from allround.kernels.k_means import FLOOR, draw
-from allround.kernels.repeat import repeat
+from allround.kernels.k_means import draw, triangle_for
+from allround.kernels.repeat import repeat, threads_for
 from allround.strategies.margin import margin
 
 NEEDS = {"outputs"}
@@ -28,26 +28,30 @@ def falcun(probabilities, draws, gamma):
     side = math.isqrt(n - 1) + 1
     weights = torch.zeros(-(-n // side), side, dtype=torch.float64, device=device)  # row by row n weights, then zeros
     weight = weights.view(-1)[:n]
+    by_class = probabilities.T.contiguous()  # (c, n): sums over a short last dimension are slow on a CPU
     uncertainty = 1 - margin(probabilities)  # (n,)
     distance, gone = uncertainty.clone(), torch.zeros(n, device=device)  # of a picked row: 0 and infinite
-    u = torch.from_numpy(draws).to(device)
+    apart, power = torch.empty_like(by_class), torch.empty_like(distance)  # used again by every pick
+    u, triangle = torch.from_numpy(draws).to(device), triangle_for(weights)
     rows, scores = torch.zeros(len(u), dtype=torch.int64, device=device), torch.zeros(len(u), device=device)
     count = torch.zeros(1, dtype=torch.int64, device=device)
 
     def step():
-        least = (distance + gone).amin()
+        least = torch.add(distance, gone, out=power).amin()
         width = distance.amax() - least
-        relevance = distance.sub(least).div_(torch.where(width > 0, width, torch.inf)).add_(uncertainty)
-        # Where nothing is relevant any more, the floor makes the draw uniform.
-        weight.copy_(relevance.clamp(min=1e-30).log_().mul_(gamma)).exp_().clamp_(min=FLOOR)
-        weight.masked_fill_(gone > 0, 0)
-        row = draw(weights, u.index_select(0, count))
+        stretch = 1 / torch.where(width > 0, width, torch.inf)
+        relevance = torch.addcmul(uncertainty, distance.sub(least), stretch)
+        # Where nothing is relevant any more, the least value makes the draw uniform. The largest weight is 1.
+        torch.clamp(relevance, min=1e-30, out=power).log_().mul_(gamma).sub_(gone)
+        weight.copy_(power.sub_(power.amax()).exp_())
+        row = draw(weights, u.index_select(0, count), triangle)
         rows.index_copy_(0, count, row)
         scores.index_copy_(0, count, relevance.index_select(0, row))
         gone.index_fill_(0, row, torch.inf)
-        new = torch.cdist(probabilities, probabilities.index_select(0, row), p=1.0)[:, 0]
-        torch.minimum(distance, new, out=distance)
+        torch.sub(by_class, by_class.index_select(1, row), out=apart).abs_()
+        torch.minimum(distance, apart.sum(0), out=distance)
         count.add_(1)
 
-    repeat(step, (weights, distance, gone, rows, scores, count), times=len(u))
+    with threads_for(n):
+        repeat(step, (weights, distance, gone, rows, scores, count), times=len(u))
     return rows, scores
