@@ -39,20 +39,27 @@ def k_means(
     mean = vectors.mean(0, dtype=torch.float32)
     vectors = vectors - mean  # (n, d) float32; differences of products lose fewer digits without the mean
     n = len(vectors)
+    norms = squared_lengths(vectors)  # (n,)
     weights = None if weights is None else weights.to(vectors)
     centres = vectors[_seeds(vectors, k, rng, weights)]  # (k, d)
     before = torch.full((n,), -1, device=vectors.device)
     for _ in range(iterations):
-        assignment, distances = assign(vectors, centres)
+        assignment, distances = assign(vectors, centres, norms)
         if int((assignment != before).sum()) <= SETTLED * n:
-            break
+            return centres + mean, assignment
         centres = _means(vectors, centres, assignment, distances, weights)
         before = assignment
-    return centres + mean, assign(vectors, centres)[0]
+    return centres + mean, assign(vectors, centres, norms)[0]
 
 
-def assign(vectors: torch.Tensor, centres: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The nearest centre of every row, (n,) int64, ties to the lower, and the squared distance to it, (n,) float32."""
+def assign(
+    vectors: torch.Tensor, centres: torch.Tensor, norms: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The nearest centre of every row, (n,) int64, ties to the lower, and the squared distance to it, (n,) float32.
+
+    norms: the rows' squared lengths (n,), where they are known
+    """
+    norms = squared_lengths(vectors) if norms is None else norms
     assignment = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     distances = torch.empty(len(vectors), device=vectors.device)
     lengths = centres.square().sum(1)  # (k,)
@@ -60,9 +67,14 @@ def assign(vectors: torch.Tensor, centres: torch.Tensor) -> tuple[torch.Tensor, 
     height = max(1, (16 * BLOCK if vectors.is_cuda else BLOCK // 8) // len(centres))
     for start in range(0, len(vectors), height):
         block, here = vectors[start : start + height], slice(start, start + height)
-        least, assignment[here] = smallest(torch.addmm(lengths, block, centres.T, alpha=-2))
-        distances[here] = least.add_(block.square().sum(1)).clamp_(min=0)
-    return assignment, distances
+        distances[here], assignment[here] = smallest(torch.addmm(lengths, block, centres.T, alpha=-2))
+    return assignment, distances.add_(norms).clamp_(min=0)
+
+
+def squared_lengths(vectors: torch.Tensor) -> torch.Tensor:
+    """|x|^2 of every row, (n,), without a copy of all squares."""
+    step = max(1, BLOCK // 8 // vectors.shape[1])
+    return torch.cat([block.square().sum(1) for block in vectors.split(step)])
 
 
 def smallest(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

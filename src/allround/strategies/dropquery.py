@@ -35,7 +35,7 @@ def select(
         label, count = head(features).argmax(1), torch.zeros(len(features), device=features.device)
         for _ in range(masks):
             keep = torch.from_numpy(rng.random(features.shape, dtype=np.float32) >= rate).to(features.device)
-            count += head(features * keep / (1 - rate)).argmax(1) != label
+            count += head((features * keep).div_(1 - rate)).argmax(1) != label
         return count
 
     changed = pool.map(changes, "features")  # (n,)
