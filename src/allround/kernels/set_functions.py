@@ -14,7 +14,7 @@ from allround.kernels.facility_location import facility_location
 from allround.kernels.greedy import greedy
 from allround.kernels.neighbours import blocks
 from allround.kernels.products import BLOCK, DOUBT, EQUAL, dots, squared_norms, unit
-from allround.kernels.repeat import repeat
+from allround.kernels.repeat import repeat, threads_for
 
 TIE = 1e-6  # gains closer than this may be rounding
 RENEWED = 32  # gains that a step of concave_coverage computes
@@ -200,7 +200,8 @@ def concave_coverage(
         def done() -> bool:
             return int(count) == k or not (whole or bool(upper.amax() > others))
 
-        repeat(step, (upper, rows, gains, count, totals), done=done)
+        with threads_for(len(listed)):
+            repeat(step, (upper, rows, gains, count, totals), done=done)
         if not whole:
             bounds[listed] = upper
 
