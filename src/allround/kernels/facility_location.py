@@ -98,9 +98,8 @@ class Cover:
     ) -> torch.Tensor:
         """sum over the members of w max(0, min(s, high) - low) for some rows, (m,) float64; low, high: (b,)"""
         part = similarities(some, self.over.take(members), self.similarity)  # (m, b)
-        part.sub_(low).clamp_(min=0)
-        if high is not None:
-            torch.minimum(part, (high - low).clamp(min=0), out=part)
+        top = None if high is None else torch.maximum(high, low)
+        torch.clamp(part, low, top, out=part).sub_(low)
         return (part @ self.weights[members]).double()
 
     def gains(self, some: Points) -> torch.Tensor:

@@ -53,7 +53,7 @@ def squared_norms(factors: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """|x_i|^2, (n,) float64, in blocks: squares in float64 of all rows at once would be larger than the rows."""
     norms = torch.ones(len(factors[0]), dtype=torch.float64, device=factors[0].device)
     for factor in factors:
-        step = max(1, BLOCK // 16 // factor.shape[1])
+        step = max(1, (16 * BLOCK if factor.is_cuda else BLOCK // 16) // factor.shape[1])
         for start in range(0, len(factor), step):
             norms[start : start + step] *= factor[start : start + step].double().square_().sum(1)
     return norms

@@ -64,7 +64,11 @@ def similarities(a: Points, b: Points, similarity: Similarity) -> torch.Tensor:
 
 def negated_distances(a: Points, b: Points) -> torch.Tensor:
     """-|x - y|^2, (len(a), len(b)), of points that are not for cosines."""
-    return _products(a, b).mul_(2).sub_(a.norms[:, None]).sub_(b.norms)
+    if len(a.factors) == 1:  # the product takes two of the passes along
+        near = torch.addmm(b.norms, a.factors[0], b.factors[0].T, beta=-1, alpha=2)
+    else:
+        near = _products(a, b).mul_(2).sub_(b.norms)
+    return near.sub_(a.norms[:, None])
 
 
 def _products(a: Points, b: Points) -> torch.Tensor:
