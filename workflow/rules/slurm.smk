@@ -14,6 +14,7 @@ localrules:
 
 
 onstart:
+    gc.freeze()  # the plan: it stays
     gc.enable()
     if on_slurm():
         if ALONE:  # otherwise they may be those of the snakemake that is alive here
