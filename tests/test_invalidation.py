@@ -253,6 +253,35 @@ def test_without_checkpoints_a_larger_study_leaves_every_finished_result_as_it_w
     assert bare.planned() == {}
 
 
+def test_a_larger_study_goes_on_after_it_was_interrupted(bare):
+    """The tables do not know the new result yet, and its checkpoint is wanted again."""
+    one_more_round(bare)
+    bare.snakemake("results/digits/tiny/random20/margin@5/seed0/round003/metrics.json")
+    bare.edit("config/studies/tiny.yaml", "rounds: 4", "rounds: 5")
+    assert bare.planned() == {"query": 5, "label": 5, "train": 5, "train_again": 1, "embed": 3, **ALL}
+    bare.snakemake()
+    assert bare.planned() == {}
+
+
+def test_a_job_of_a_cluster_makes_a_checkpoint_again_alone(bare):
+    """What an executor starts inside a job of train_again: a snakemake that is told what to do, and forced."""
+    one_more_round(bare)
+    cell = bare.root / "results/digits/tiny/random20/margin@5/seed0/round002"
+    before = (cell / "metrics.json").stat().st_mtime_ns
+    job = "train_again:dataset=digits,learner=tiny,start=random20,arm=margin@5,seed=0,round=002"
+    inside = ["--force", "--target-files-omit-workdir-adjustment", "--no-hooks", "--nolock", "--ignore-incomplete"]
+    inside += ["--rerun-triggers", "mtime", "params"]
+    bare.snakemake(*inside, "--mode", "remote", "--allowed-rules", "train_again", "--target-jobs", job)
+    assert (cell / "checkpoint.pt").exists()
+    assert (cell / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_forced_report_leaves_finished_results_alone(bare):
+    assert bare.planned("--forcerun", "report") == {"report": 1}
+    one_more_round(bare)
+    assert bare.planned("--forcerun", "report")["train"] == 3
+
+
 def test_a_finished_result_outlives_the_failure_of_what_makes_its_checkpoint_again(bare):
     one_more_round(bare)
     cell = bare.root / "results/digits/tiny/random20/margin@5/seed0/round002"

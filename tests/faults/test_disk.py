@@ -77,7 +77,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(stage, small, r
             result = kills.stage(small, reference.commands[stage], None, run)
             where = f"{stage}, {pages} of {need} pages free"
             wrong = kills.differences(kills.contents(root), reference.files)
-            halves = [name for name in wrong if (root / name).exists() and not name.endswith(".resume")]  # whole: see below
+            halves = [name for name in wrong if (root / name).exists() and not name.endswith(".resume")]
             assert halves == [], where
             if result.returncode:
                 full += 1

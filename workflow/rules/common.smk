@@ -108,11 +108,12 @@ def made_by(path, identity):
 
 
 def forced():
-    """Whether the command line forces jobs: then all of them get their inputs."""
+    """Whether the command line forces jobs that a training may follow from: then all of them get their inputs."""
     settings = workflow.dag_settings
     if settings.rerun_triggers - {RerunTrigger.MTIME, RerunTrigger.PARAMS}:
         raise WorkflowError(
             "only the rerun triggers mtime and params fit this workflow: finished jobs declare no inputs, and their "
             "identity covers code; use profiles/default, or pass --rerun-triggers mtime params."
         )
-    return bool(settings.forceall or settings.forcerun or settings.forcetargets)
+    trainings_follow = settings.forcerun - {"train_again", "collect", "report"}
+    return bool(settings.forceall or trainings_follow or settings.forcetargets)

@@ -56,9 +56,13 @@ def train_input(wildcards):
 
 
 def train_again_input(wildcards):
-    """Nothing that anyone can make where the training is not finished: then Snakemake takes `train`."""
+    """Nothing that anyone can make where the training is not finished: then Snakemake takes `train`.
+
+    Inside a job of a cluster, which is always forced, the run outside has chosen.
+    """
     cell, identity = cell_of(wildcards), train_identity(wildcards)
-    if forced() or not made_by(in_cell(cell, "metrics.json"), identity):
+    finished = made_by(in_cell(cell, "metrics.json"), identity) and not forced()
+    if workflow.is_main_process and not finished:
         return {"dataset": in_cell(cell, "unfinished")}
     return unless_finished(
         [in_cell(cell, "checkpoint.pt")], identity, training_files(cell)

@@ -98,4 +98,5 @@ def labels_needed(wildcards, output):
 # Snakemake asks for the signature of each of these functions before every call, several times a job, and working it
 # out takes a twentieth of a plan's time: this is where inspect.signature looks first.
 for function in [value for value in globals().values() if inspect.isfunction(value)]:
-    function.__signature__ = inspect.signature(function)
+    if function.__globals__ is globals():
+        function.__signature__ = inspect.signature(function)

@@ -1,6 +1,6 @@
 """Jobs on SLURM: their names, which of them travel together, and what a start looks at.
 
-Elsewhere nothing here has an effect. (profiles/slurm starts it all; docs/cluster.md describes it.)
+Elsewhere nothing of that has an effect. (profiles/slurm starts it all; docs/cluster.md describes it.)
 """
 
 import re

@@ -19,7 +19,10 @@ def unfinished_metrics(wildcards):
 
 
 def outdated_metrics(wildcards):
-    """The trainings that the tables do not know yet: those to be made, and those made again since."""
+    """The trainings that the tables do not know yet: those to be made, and those made again since.
+
+    The latter by a path that no rule makes: a finished training in the plan would stand in the way of train_again.
+    """
     missing = unfinished_metrics(wildcards)
     tables = Path(f"{STUDY_DIR}/rounds.csv")
     if not tables.exists():
@@ -27,7 +30,7 @@ def outdated_metrics(wildcards):
     since, now, known = tables.stat().st_mtime, time.time(), set(missing)
     made = (in_cell(cell, "metrics.json") for cell in STUDY.cells())
     return missing + [
-        path
+        str(Path(path).absolute())
         for path in made
         if path not in known and since < Path(path).stat().st_mtime <= now
     ]

@@ -3,7 +3,7 @@
 P(next = x) ~ (u(x) + d(x))^gamma,  u = 1 - (p(y1) - p(y2)),
 d = min(u(x), min over picked q of |p(. | x) - p(. | q)|_1), stretched to [0, 1] over what is left before every pick
                                                         Gilhuber et al. 2024 (ECML PKDD)
-Draws every pick. Memory O(N C); time O(N C) a pick. score: u + d.
+Draws every pick. Memory O(N C), a second copy of the probabilities; time O(N C) a pick. score: u + d.
 """
 
 import math
@@ -12,10 +12,12 @@ from typing import Annotated
 import torch
 
 from allround.kernels.k_means import draw, triangle_for
+from allround.kernels.products import TINY
 from allround.kernels.repeat import repeat, threads_for
 from allround.strategies.margin import margin
 
 NEEDS = {"outputs"}
+CLASSES = 16  # that distances are summed over at a time
 
 
 def select(pool, budget, rng, *, gamma: Annotated[float, ">= 0"] = 10.0):
@@ -31,7 +33,9 @@ def falcun(probabilities, draws, gamma):
     by_class = probabilities.T.contiguous()  # (c, n): sums over a short last dimension are slow on a CPU
     uncertainty = 1 - margin(probabilities)  # (n,)
     distance, gone = uncertainty.clone(), torch.zeros(n, device=device)  # of a picked row: 0 and infinite
-    apart, power = torch.empty_like(by_class), torch.empty_like(distance)  # used again by every pick
+    parts = by_class.split(CLASSES)
+    apart, power = torch.empty_like(parts[0]), torch.empty_like(distance)  # used again by every pick
+    gaps = [apart[: len(part)] for part in parts]
     u, triangle = torch.from_numpy(draws).to(device), triangle_for(weights)
     rows, scores = torch.zeros(len(u), dtype=torch.int64, device=device), torch.zeros(len(u), device=device)
     count = torch.zeros(1, dtype=torch.int64, device=device)
@@ -39,7 +43,7 @@ def falcun(probabilities, draws, gamma):
     def step():
         least = torch.add(distance, gone, out=power).amin()
         width = distance.amax() - least
-        stretch = 1 / torch.where(width > 0, width, torch.inf)
+        stretch = 1 / torch.where(width >= TINY, width, torch.inf)
         relevance = torch.addcmul(uncertainty, distance.sub(least), stretch)
         # Where nothing is relevant any more, the least value makes the draw uniform. The largest weight is 1.
         torch.clamp(relevance, min=1e-30, out=power).log_().mul_(gamma).sub_(gone)
@@ -48,8 +52,10 @@ def falcun(probabilities, draws, gamma):
         rows.index_copy_(0, count, row)
         scores.index_copy_(0, count, relevance.index_select(0, row))
         gone.index_fill_(0, row, torch.inf)
-        torch.sub(by_class, by_class.index_select(1, row), out=apart).abs_()
-        torch.minimum(distance, apart.sum(0), out=distance)
+        for part, gap in zip(parts, gaps, strict=True):
+            torch.sub(part, part.index_select(1, row), out=gap).abs_()
+            torch.sum(gap, 0, out=power) if part is parts[0] else power.add_(gap.sum(0))
+        torch.minimum(distance, power, out=distance)
         count.add_(1)
 
     with threads_for(n):
