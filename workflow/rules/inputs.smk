@@ -70,7 +70,7 @@ def train_again_input(wildcards):
 
 
 def finished_rounds():
-    """Rounds, as a regular expression, with a finished training: a plan has to look for checkpoints to make again there."""
+    """Rounds, as a regular expression, with a finished training: where a checkpoint may have to be made again."""
     there = (
         f"{cell.round:03d}"
         for cell in STUDY.cells()

@@ -21,7 +21,7 @@ def unfinished_metrics(wildcards):
 def outdated_metrics(wildcards):
     """The trainings that the tables do not know yet: those to be made, and those made again since.
 
-    The latter by paths that belong to no rule, for a finished training in the plan would stand in the way of train_again.
+    The latter by paths that belong to no rule: a finished training in the plan would stand in the way of train_again.
     """
     missing = unfinished_metrics(wildcards)
     tables = Path(f"{STUDY_DIR}/rounds.csv")
