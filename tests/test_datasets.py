@@ -597,6 +597,7 @@ def test_a_folder_without_write_permission_is_named(monkeypatch):
     folder = Path(tempfile.mkdtemp())  # not tmp_path, which nobody else may enter
     try:
         np.savez(folder / "mine.npz", **GOOD)
+        np.load(folder / "mine.npz")["x_train"]  # imports what another user may have no permission to import
         (folder / "results").mkdir(mode=0o555)
         folder.chmod(0o755)
         out = folder / "results/mine.h5"
