@@ -7,7 +7,8 @@ import subprocess
 from collections import Counter
 
 import pytest
-from cluster import printed, start, starts, trained, wait_for
+from cluster import STUDY, printed, start, starts, trained, wait_for
+from conftest import copy_workspace
 
 pytest_plugins = ("cluster_fixtures",)
 
@@ -116,3 +117,26 @@ def test_after_kill_9_the_same_command_goes_on_and_every_job_runs_exactly_once(r
     assert {job.state for job in jobs} == {"COMPLETED"}
     assert Counter(job.work for job in jobs) == Counter(WORK)
     assert len(starts(runs["killed"])) == 5
+
+
+def test_a_study_extended_on_slurm_makes_deleted_checkpoints_again_and_no_finished_training(
+    cluster, reference, tmp_path
+):
+    def extended(name):
+        work = copy_workspace(reference.root, tmp_path / name)
+        (work.root / "faults").mkdir()
+        for checkpoint in (work.root / "results").rglob("checkpoint.pt"):
+            checkpoint.unlink()
+        work.keep("[]")
+        work.study("tiny", STUDY.replace("rounds: 3", "rounds: 4"))
+        return work
+
+    here, there = extended("here"), extended("there")
+    here.snakemake()
+    assert start(there).wait(timeout=600) == 0, printed(there)
+    assert there.files() == here.files()
+    assert there.files().items() >= {k: v for k, v in reference.files().items() if "checkpoint.pt" not in k}.items()
+    ran = Counter(job.work.split("_wildcards_")[0] for job in cluster.jobs(there.root) if job.state == "COMPLETED")
+    assert ran["rule_train_again"] == 1  # margin's last model, which its next query looks at; random looks at none
+    assert ran["rule_train"] == 2
+    assert there.planned() == {}
