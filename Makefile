@@ -1,4 +1,4 @@
-# make quickstart: set up, run the default study, name its report.   make test: set up, run all tests.
+# make quickstart: set up, run the default study, name its report.   make test: set up, lint, run the tests.
 # Both may be repeated and cost nothing that is done already.
 # make status: how far the study is that runs here, or the one that config/config.yaml names (make status study=<name>).
 # make test-faults: more than 200 kills, full disks, damaged files; half an hour on 2 cores (KILLS=, SEED= as docs/reliability.md says).

@@ -6,7 +6,7 @@
 stages: a training forked from the run's server, against the same training as a process of its own, in turns.
 quickstart: the shipped study from nothing, then again with nothing to do.
 seconds: the quickstart with 6 seeds and a second of computing added to every stage, against what its stages computed.
-large: 8,259 jobs: the plan from nothing, and a run with nothing to do once they are finished (finished_study.py).
+large: 8,266 jobs: the plan from nothing, and a run with nothing to do once they are finished (finished_study.py).
 
 Run it in the environment that `make install` made, on an idle machine. It needs no data.
 """

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import platform
 import pty
 import random
 import re
@@ -383,7 +384,7 @@ def test_a_failure_is_told_once_with_its_cause_and_its_log(handler, tmp_path):
     ]
     assert lines[3].endswith(f"1 job failed: {log}")
     assert len(lines) == 4
-    assert state.read(tmp_path / ".snakemake")["failed"][0]["cause"].startswith("train: labels.csv: not a whole")
+    assert state.read(tmp_path / ".snakemake")[0]["failed"][0]["cause"].startswith("train: labels.csv: not a whole")
 
 
 @pytest.mark.parametrize(
@@ -435,7 +436,7 @@ def test_jobs_that_an_interruption_stops_have_not_failed(handler, tmp_path):
     assert "failed" not in printed
     assert "SIGINT" not in printed
     assert printed.endswith("interrupted: the same command goes on where it stopped\n")
-    found = state.read(tmp_path / ".snakemake")
+    (found,) = state.read(tmp_path / ".snakemake")
     assert found["interrupted"]
     assert found["failed"] == found["running"] == []
 
@@ -638,7 +639,7 @@ def test_on_a_terminal_one_row_is_kept_up_to_date(copy):
 
 def test_status_tells_a_run_that_lives_from_one_that_was_killed(workspace):
     process = workspace.start()
-    wait_for(lambda: (state.read(workspace.root / ".snakemake") or {}).get("running"))
+    wait_for(lambda: any(last["running"] for last in state.read(workspace.root / ".snakemake")))
     told = ask(workspace)
     assert re.match(r"tiny  \d of 7 rounds · \d+ % · \w+", told.stdout), told
     assert "not running" not in told.stdout
@@ -654,6 +655,27 @@ def test_status_tells_a_run_that_lives_from_one_that_was_killed(workspace):
     assert told.stderr.startswith("allround status: ")
 
 
+def test_status_tells_all_runs_of_a_folder_and_one_that_says_nothing(copy):
+    (copy.root / ARM / "margin@5/seed0/round002/metrics.json").unlink()
+    folder = copy.root / ".snakemake"
+    with (folder / "alive").open("a+") as alive:  # a run with another logger
+        fcntl.flock(alive, fcntl.LOCK_SH)
+        told = ask(copy, "tiny").stdout
+    assert told.startswith("tiny  6 of 7 rounds · 85 % · a snakemake runs here that was not started with --logger")
+    assert "not running" in ask(copy, "tiny").stdout
+    now = time.time()
+    for study in ("one", "two"):
+        run = {"study": study, "unit": "rounds", "done": 1, "total": 4, "running": [], "failed": [], "ends": None}
+        run |= {"pid": os.getpid(), "host": platform.node(), "began": now, "updated": now, "ended": None}
+        state.write(folder, run)
+    assert sorted(line[:20] for line in ask(copy).stdout.splitlines()) == [
+        "one  1 of 4 rounds ·",
+        "two  1 of 4 rounds ·",
+    ]
+    assert ask(copy, "two").stdout.startswith("two  1 of 4")
+    assert ask(copy, "tiny").stdout.startswith("tiny  6 of 7 rounds · 85 % · not running")
+
+
 def test_results_of_other_settings_do_not_count_as_done(copy):
     learner = "tiny: {architecture: mlp, arguments: {width: %d}"
     copy.edit("config/catalogue/learners.yaml", learner % 16, learner % 17)
@@ -667,7 +689,8 @@ def test_results_of_other_settings_do_not_count_as_done(copy):
 
 
 def test_what_is_no_run_prints_what_snakemake_prints_without_the_plugin(copy):
-    changing = re.compile(r"20\d\d|Workflow ID|Elapsed|Complete log|Command:|reason:")  # of a set, in any order
+    # the free space, and reasons: of a set, in any order
+    changing = re.compile(r"20\d\d|Workflow ID|Elapsed|Complete log|Command:|disk:|reason:")
 
     def lines(*arguments):
         return [line for line in copy.snakemake(*arguments).splitlines() if not changing.search(line)]
@@ -705,5 +728,5 @@ def test_the_plugin_leaves_it_to_the_snakefile_whose_code_runs():
 
 def test_a_state_file_that_is_no_state_file_is_as_good_as_none(tmp_path):
     for text in ("", "{", "[]", "3", json.dumps({"study": "tiny"})):
-        (tmp_path / state.NAME).write_text(text)
-        assert state.read(tmp_path) is None
+        state.file_of(tmp_path, "tiny").write_text(text)
+        assert state.read(tmp_path) == []

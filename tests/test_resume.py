@@ -51,7 +51,7 @@ def test_after_kill_9_in_mid_round_the_same_command_goes_on_and_loses_nothing(wo
 
 def test_a_second_snakemake_on_the_same_study_is_refused_while_the_first_runs(workspace):
     first = workspace.start()
-    wait_for(lambda: (workspace.root / ".snakemake/allround-progress.json").exists())
+    wait_for(lambda: (workspace.root / ".snakemake/allround-progress-tiny.json").exists())
     os.kill(first.pid, signal.SIGSTOP)  # or it is done before the second one looks
     output = workspace.snakemake(ok=False)
     assert f"study 'tiny' is running here already (process {first.pid} on " in output

@@ -22,20 +22,20 @@
 
 grace=${GRACE:-600}                 # seconds that running jobs get to finish after the signal; less than its @900
 
-set -m                              # a process group for snakemake; without it bash lets it ignore SIGINT
-snakemake --cores "${SLURM_CPUS_PER_TASK:-1}" "$@" &      # it finds the allocation's GPUs by CUDA_VISIBLE_DEVICES
-run=$!
-
+run= stopped=
 stop() {
+  stopped=1
+  [ -n "$run" ] || exit 1           # signalled at once: --time is shorter than what --signal asks for
   echo "pilot: the time is nearly over; no new jobs, the running ones get $grace s"
   kill -TERM $run                   # snakemake then starts nothing more and waits for its jobs
   (sleep "$grace"; kill -INT -- -$run) 2> /dev/null &   # as Ctrl-C: jobs stop, trainings keep their last epoch
   timer=$!
-  stopped=1
 }
-stopped=
 trap stop TERM
 
+set -m                              # a process group for snakemake; without it bash lets it ignore SIGINT
+snakemake --cores "${SLURM_CPUS_PER_TASK:-1}" "$@" &      # it finds the allocation's GPUs by CUDA_VISIBLE_DEVICES
+run=$!
 wait $run
 code=$?
 while kill -0 $run 2> /dev/null; do wait $run; code=$?; done    # a trap ends a wait

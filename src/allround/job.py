@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from allround import __version__, gpus
-from allround.artifacts import identity_of, write_json
+from allround.artifacts import identity_of, read_checkpoint, write_json
 from allround.errors import AllroundError
-from allround.locks import refuse_to_begin_as_orphan, take_back, wait_for_orphan
+from allround.locks import is_orphan, refuse_to_begin_as_orphan, set_aside, take_back, wait_for_orphan
 
 DISK_FULL = ("errno = 28", "No space left on device")  # h5py raises RuntimeError when the disk fills up on closing
 GPU_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -51,7 +51,7 @@ def run_stage(
         waited = wait_for_orphan(arguments[outputs[0]])
         refuse_to_begin_as_orphan()
         made = [arguments[name] for name in (*outputs, *extra) if arguments[name]]
-        found = take_back([*made, *([cost] if cost else [])])
+        found = take_back([*made, *filter(None, [cost])])
         if (waited or found) and _finished(made, cost, arguments["identity"]):
             print("this job's process of an earlier, killed run has made all of this", flush=True)
             return
@@ -66,6 +66,8 @@ def run_stage(
         if cost:
             facts = {"code": json.loads(arguments["identity"]).get("code"), **facts}
             write_json(cost, _cost(stage, started, time.perf_counter() - wall - gpus.waited(), facts))
+        if is_orphan():  # a newer run would delete these before its own job, or has done so already and waits
+            set_aside([*made, *filter(None, [cost])])
     except Exception as error:
         message = explain(error, stage)
         if message is None:
@@ -147,8 +149,18 @@ def _check_identity(identity: str, stage: str) -> None:
 
 def _finished(outputs: list[Path], cost: Path | None, identity: str) -> bool:
     """Whether all outputs are there and those that can tell were made under this identity."""
-    found = {identity_of(path) for path in outputs} - {None}
+    found = {_identity_of(path) for path in outputs} - {None}
     return found == {identity} and all(path.exists() for path in (*outputs, *([cost] if cost else [])))
+
+
+def _identity_of(path: Path) -> str | None:
+    """That of a checkpoint included, which is slow to read."""
+    if path.suffix != ".pt":
+        return identity_of(path)
+    try:
+        return read_checkpoint(path)["identity"]
+    except AllroundError:
+        return None
 
 
 def _check_free(path: Path, identity: str, by_orphan: bool) -> None:

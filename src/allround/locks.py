@@ -1,8 +1,9 @@
 """After a kill: locks that nobody holds any more, and jobs that go on without their Snakemake.
 
 All locks are the kernel's, which releases them when a process ends, however it ends. A job that is at work when its
-Snakemake dies goes on; the next run says so, and waits for it instead of running it twice. A job that has not begun by
-then does not begin: it could only come in the way of a newer one.
+Snakemake dies goes on; the next run says so, and waits for it instead of running it twice. What it makes it sets aside
+as `<output>.found`: Snakemake deletes what it has no record of, and the job that is to make it takes it back. A job
+that has not begun by then does not begin: it could only come in the way of a newer one.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import hashlib
 import os
 import select
 import sys
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 from allround.errors import AllroundError
 from allround.launch import RUN
 
-_alive: list[TextIO] = []  # open for as long as this process lives
+_runs: list[TextIO] = []  # the lock of this run, one at most; like those of its jobs, open while this process lives
+_jobs: list[TextIO] = []
 
 
 def recover() -> bool:
@@ -32,20 +35,25 @@ def recover() -> bool:
     return alone
 
 
-def set_aside(folder: Path = Path(".snakemake")) -> None:
-    """Keep what a killed run's jobs have made since it was killed: Snakemake deletes what it has no record of.
+def set_aside_what_is_incomplete(folder: Path = Path(".snakemake")) -> None:
+    """Keep what jobs have made whose end Snakemake did not live to record: those on a cluster, for one.
 
-    For a Snakemake that is alone here, before its first job.
-
-    The job that is to make a file again takes it back if it is what it would make (`take_back`).
+    For a Snakemake that is alone here (`alone_for_now`), before its first job.
     """
     incomplete = folder / "incomplete"
     for mark in incomplete.rglob("*"):
         with suppress(OSError, ValueError):
             name = "".join(part.removeprefix("@") for part in mark.relative_to(incomplete).parts)
             path = Path(os.fsdecode(base64.urlsafe_b64decode(name)))
-            if mark.is_file() and path.is_file():
-                path.replace(_aside(path))
+            if mark.is_file():
+                set_aside([path])
+
+
+def set_aside(outputs: Iterable[Path]) -> None:
+    """Keep files for the job that is to make them again: `take_back` there."""
+    for path in outputs:
+        if path.is_file():
+            path.replace(_aside(path))
 
 
 def take_back(outputs: list[Path]) -> list[Path]:
@@ -74,21 +82,34 @@ def clear_stale_locks(folder: Path = Path(".snakemake")) -> bool:
     Every run holds `folder/alive` shared while it lives; who gets it exclusively is alone, and any lock is stale.
     Where the file system has no flock, nothing is removed and `snakemake --unlock` remains.
     """
-    alone = False
     with suppress(OSError):
         folder.mkdir(exist_ok=True)
-        file = (folder / "alive").open("a+")  # NFS wants it readable for a shared lock
-        _alive.append(file)
-        try:
+        _runs.append((folder / "alive").open("a+"))  # NFS wants it readable for a shared lock
+        with alone_for_now() as alone:
+            if alone:
+                for lock in folder.joinpath("locks").glob("*"):
+                    lock.unlink(missing_ok=True)
+            return alone
+    return False
+
+
+@contextmanager
+def alone_for_now() -> Iterator[bool]:
+    """Whether no other Snakemake is alive in this run's folder; if so, none gets past its start meanwhile.
+
+    For one that has called `clear_stale_locks`; another may have come since.
+    """
+    alone = False
+    for file in _runs:
+        with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pass
-        else:
             alone = True
-            for lock in folder.joinpath("locks").glob("*"):
-                lock.unlink(missing_ok=True)
-        fcntl.flock(file, fcntl.LOCK_SH)
-    return alone
+    try:
+        yield alone
+    finally:
+        for file in _runs:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_SH)
 
 
 def tell_of_orphans(results: Path = Path("results")) -> None:
@@ -129,11 +150,14 @@ def tell_of_full_disk(results: Path = Path("results"), least: int = 1 << 20) -> 
 
 def refuse_to_begin_as_orphan() -> None:
     """AllroundError: the snakemake that started this job has ended, so that nobody would know of its results."""
+    if is_orphan():
+        raise AllroundError("its snakemake ended before this job began; run the same command again.")
+
+
+def is_orphan() -> bool:
+    """Whether the snakemake that started this job has ended; of a job started by hand or on a cluster: no."""
     snakemake = os.environ.get(RUN, "").partition("-")[0]
-    if snakemake:
-        with suppress(ValueError):
-            if _has_ended(int(snakemake)):
-                raise AllroundError("its snakemake ended before this job began; run the same command again.")
+    return snakemake.isdecimal() and _has_ended(int(snakemake))
 
 
 def _has_ended(process: int) -> bool:
@@ -161,7 +185,7 @@ def wait_for_orphan(output: Path, folder: Path = Path(".snakemake")) -> bool:
         if not folder.is_dir():
             return False
         file = (folder / "jobs").open("a")
-        _alive.append(file)
+        _jobs.append(file)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
         except (BlockingIOError, PermissionError):

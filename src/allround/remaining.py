@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from allround import plan, views
+from allround.artifacts import read_metrics
+from allround.errors import AllroundError
 from allround.layout import Cell
 from allround.study import Study
 
@@ -69,3 +72,33 @@ def remaining(study: Study, dataset: str, learner: str, made: Made) -> Jobs:
     again = len(checkpoints) - len(trained)
     again += sum(there(c, f"members/{m}/metrics.json", plan.train(study, c, m)) for c, m in members)
     return Jobs(trained, queried, embedded, checkpoints, members, again)
+
+
+def untold(cells: Iterable[Cell], table: Path) -> list[Cell]:
+    """Those of some finished cells whose results are not what a table of rounds (rounds.csv) says.
+
+    Which file is newer does not tell: times change when results are copied, and when the same result is made again.
+    """
+    with table.open(encoding="utf-8", errors="replace", newline="") as file:
+        told = {_told(row) for row in csv.DictReader(file)}
+    return [cell for cell in cells if _result(cell) not in told]
+
+
+def _result(cell: Cell) -> tuple | None:
+    try:
+        metrics = read_metrics(Path("results", cell.folder, "metrics.json"))
+    except (AllroundError, OSError):
+        return None  # collect says what is wrong with it
+    strategy, _, budget = cell.arm.partition("@")
+    return _told({**metrics, **cell.as_dict(), "strategy": strategy, "budget": budget})
+
+
+def _told(row: Mapping) -> tuple | None:
+    """What a row of the table says of a result, without what it cost; None where it says too little."""
+    try:
+        number = int(row["round"])
+        arm = (row["strategy"], str(row["budget"])) if number else ()  # round 0 is shared, and repeated in the table
+        place = (row["dataset"], row["learner"], row["start"], *arm, int(row["seed"]), number, int(row["n_labels"]))
+        return *place, *(float(row[name]) for name in ("accuracy", "nll", "ece"))
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -11,6 +11,10 @@ from allround.errors import AllroundError
 RUN_NAME = re.compile(r"(.+_)?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # the plugin names its jobs after their run
 
 
+class SlurmIsSilent(AllroundError):
+    """SLURM does not say what is in its queue."""
+
+
 def refuse_orphans(folder: Path) -> None:
     """Raise AllroundError if jobs that an earlier snakemake submitted from `folder` are still queued or running.
 
@@ -31,12 +35,13 @@ def queued_jobs(folder: Path) -> list[str]:
     try:
         queue = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
     except FileNotFoundError:
-        raise AllroundError(
-            "squeue is not on this machine: run this on a login node of the cluster, or leave --workflow-profile out."
+        raise SlurmIsSilent(
+            f"squeue is not on this machine, so jobs that a run in {folder} left in SLURM's queue are not seen; for "
+            "--workflow-profile slurm, go to a login node of the cluster."
         ) from None
     except (OSError, subprocess.SubprocessError) as error:
         why = " ".join((getattr(error, "stderr", None) or str(error)).split())
-        raise AllroundError(
+        raise SlurmIsSilent(
             f"squeue does not answer ({why}), so jobs of an earlier run in {folder} may still be running; run the same "
             "command again once `squeue --me` works."
         ) from None

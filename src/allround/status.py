@@ -47,10 +47,11 @@ def main() -> None:
 
 
 def status(asked: str | None, now: float) -> str:
-    """What there is to say about a study, or about the one that runs here where none is asked for."""
-    last = state.read(SNAKEMAKE)
-    if last and is_alive(last) and (asked is None or Path(asked).stem == last["study"]):
-        return "\n".join([words.line(last, now), *_failed(last)])
+    """What there is to say about a study, or about those that run here where none is asked for."""
+    lasts = state.read(SNAKEMAKE)
+    runs = [last for last in lasts if is_alive(last) and (asked is None or Path(asked).stem == last["study"])]
+    if runs:
+        return "\n".join(line for last in runs for line in [words.line(last, now), *_failed(last)])
     found = _load(asked)
     cells = found.cells()
     done, outdated = _finished(found, cells)
@@ -60,21 +61,24 @@ def status(asked: str | None, now: float) -> str:
         report = Path(f"results/studies/{found.name}/report.html")
         lines = [f"{line} · {f'the report: {report}' if report.exists() else 'the report is left to make'}"]
     else:
-        lines = [f"{line} · not running", f"left: {_left(cells, done)}"]
+        silent = is_locked() and not any(is_alive(last) for last in lasts)
+        at_work = "a snakemake runs here that was not started with --logger allround" if silent else "not running"
+        lines = [f"{line} · {at_work}", f"left: {_left(cells, done)}"]
     if outdated:
         lines.append(f"{words.count(outdated, 'round')} of these made by other settings or code: to be made again")
-    if last and last["study"] != found.name:
-        lines.append(f"the last run here was of another study: {last['study']}")
-    elif last:
+    last = next((last for last in lasts if last["study"] == found.name), None)
+    if last:
         lines += [_last(last), *_failed(last)]
+    elif lasts:
+        lines.append(f"the last run here was of another study: {lasts[0]['study']}")
     return "\n".join(lines)
 
 
 def running(study: str) -> str | None:
     """Where a study is being run from this folder, by another process than this: `process 4711 on node3`, or None."""
-    last = state.read(SNAKEMAKE)
-    if last and last["study"] == study and last["pid"] != os.getpid() and is_alive(last):
-        return f"process {last['pid']} on {last['host']}"
+    for last in state.read(SNAKEMAKE):
+        if last["study"] == study and last["pid"] != os.getpid() and is_alive(last):
+            return f"process {last['pid']} on {last['host']}"
     return None
 
 
@@ -87,6 +91,11 @@ def is_alive(last: dict) -> bool:
             return psutil.Process(last["pid"]).create_time() <= last["began"]
         except psutil.Error:
             return False
+    return is_locked()
+
+
+def is_locked() -> bool:
+    """Whether any snakemake is alive in this folder, wherever the folder is seen from."""
     try:
         with (SNAKEMAKE / "alive").open("r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

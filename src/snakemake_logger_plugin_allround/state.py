@@ -1,16 +1,23 @@
-"""The state file: what a run is doing, for those who look from outside (`python -m allround.status`)."""
+"""State files: what the runs of a folder are doing, for those who look from outside (`python -m allround.status`)."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import quote
 
-NAME = "allround-progress.json"  # under .snakemake/
+PREFIX = "allround-progress-"
+KEYS = {"study", "pid", "host", "updated", "ended", "failed", "running"}
+
+
+def file_of(folder: Path, study: str) -> Path:
+    """The state file of a study's last run. folder: .snakemake"""
+    return folder / f"{PREFIX}{quote(study, safe='')}.json"
 
 
 def write(folder: Path, progress: dict) -> None:
     """Write the state whole or not at all; a full disk or a folder that may not be written costs nothing else."""
-    path = folder / NAME
+    path = file_of(folder, progress["study"])
     try:
         path.with_suffix(".tmp").write_text(json.dumps(progress), encoding="utf-8")
         path.with_suffix(".tmp").replace(path)
@@ -18,10 +25,14 @@ def write(folder: Path, progress: dict) -> None:
         path.with_suffix(".tmp").unlink(missing_ok=True)
 
 
-def read(folder: Path) -> dict | None:
-    """The last run's state; None where there was none, or what is there is no such file."""
-    try:
-        found = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return found if {"study", "pid", "host", "ended", "failed", "running"} <= set(found) else None
-    except (OSError, ValueError, TypeError):
-        return None
+def read(folder: Path) -> list[dict]:
+    """The state of every study's last run, the latest first; what is no such file is left out."""
+    found = []
+    for path in folder.glob(f"{PREFIX}*.json"):
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            if set(state) >= KEYS:
+                found.append(state)
+        except (OSError, ValueError, TypeError):
+            continue
+    return sorted(found, key=lambda state: state["updated"], reverse=True)

@@ -20,6 +20,7 @@ from pathlib import Path
 from conftest import Workspace, copy_workspace
 
 HOOK = Path(__file__).parent / "hook"
+STRUCK = " -> killed"  # the hook's last word in the file `fired`
 STUDY = """
 datasets: [digits]
 learners: [tiny]

@@ -1,7 +1,8 @@
 """What a user would lose: a night of work, or the trust in it, to a kill -9 at the wrong moment.
 
-ALLROUND_KILLS: kills for each stage and victim; without it a sample runs (`make test`), with 5 more than 200
+ALLROUND_KILLS: kills for each stage and victim; without it a sample runs (`make test`), with 4 more than 200
 (`make test-faults`). ALLROUND_SEED: of the points. A failure names the seed and the event at which the process died.
+A process that came to its end before a delayed kill does not count.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ def test_a_killed_stage_leaves_whole_files_alone_and_then_repeats_its_bytes(
         kills.remove(work.root, stage)
         result = kills.stage(work, command, fault, run)
         where = f"seed {SEED}, try {tries} of {kind} {stage}, {fault}"
+        assert tries < 20 + 8 * KILLS, where
         if not fired.exists():
-            assert result.returncode == 0 and tries < 20 + 4 * KILLS, where
+            assert result.returncode == 0, where
             continue
         where += fired.read_text()
         wrong = kills.differences(kills.contents(work.root), reference.files)
@@ -72,7 +74,7 @@ def test_a_killed_stage_leaves_whole_files_alone_and_then_repeats_its_bytes(
         assert again.returncode == 0, f"{where}\n{again.stderr}"
         assert kills.differences(kills.contents(work.root), reference.files) == [], where
         assert (result.returncode != 0) or not wrong, where
-        killed += 1
+        killed += fired.read_text().endswith(kills.STRUCK)
     record_property("kills", [((stage, f"a {kind} stage"), killed)])
 
 
@@ -97,15 +99,16 @@ def test_the_same_command_goes_on_after_a_kill(stage, victim, reference, work, f
         first = kills.snakemake(work, *command, fault=fault)
         tries += 1
         where = f"seed {SEED}, try {tries} of {stage} ({victim}), {fault}"
+        assert tries < 20 + 8 * KILLS, where
         if not fired.exists():
-            assert first.returncode == 0 and tries < 20 + 4 * KILLS, f"{where}, not reached:\n{first.stdout}"
+            assert first.returncode == 0, f"{where}, not reached:\n{first.stdout}"
             continue
         where += f", {fired.read_text()}"
         again = kills.snakemake(work, *command)
         assert again.returncode == 0, f"{where}\n{first.stdout}\n{again.stdout}"
         kills.wait_until_quiet(work.root)
         assert kills.differences(kills.contents(work.root), reference.files) == [], f"{where}\n{again.stdout}"
-        killed += 1
+        killed += fired.read_text().endswith(kills.STRUCK)
     if victim == "both":
         assert work.planned(study="faults") == {}
     record_property("kills", [((stage, victim), killed)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import fcntl
 import json
 import os
 import signal
@@ -47,17 +49,30 @@ def held(work):
     gate = f"    Path('begun').touch()\n    while not Path('go').exists(): __import__('time').sleep(0.05)\n{text}"
     work.edit("src/allround/stages/train.py", text, gate)
     assert kills.snakemake(work, "--touch", "--forceall").returncode == 0  # the edit changes no result: vouched for
-    kills.remove(work.root, "train")
     yield work
     (work.root / "go").touch()
 
 
-def kill_snakemake_in_mid_training(work) -> None:
-    first = start(work, kills.OUTPUTS["train"][0])
+def start_training(work, stage: str = "train") -> subprocess.Popen:
+    """A snakemake that makes one training again, which has begun."""
+    kills.remove(work.root, stage)
+    process = start(work, kills.OUTPUTS[stage][0])
     wait_for(lambda: (work.root / "begun").exists())
+    return process
+
+
+def kill_snakemake_in_mid_training(work, stage: str = "train") -> None:
+    first = start_training(work, stage)
     first.kill()
     first.wait()
     (work.root / "begun").unlink()
+
+
+def left_by_orphan(work, stage: str = "train") -> Path:
+    """Let the training end, of which nobody is there to take note: where it then keeps its first file."""
+    (work.root / "go").touch()
+    kills.wait_until_quiet(work.root)
+    return work.root / f"{kills.OUTPUTS[stage][0]}.found"
 
 
 def test_a_job_that_outlived_its_snakemake_is_named_waited_for_and_not_run_twice(held, reference):
@@ -78,33 +93,68 @@ def test_a_job_that_outlived_its_snakemake_is_named_waited_for_and_not_run_twice
     assert wrong == [] or all("round001" in name for name in wrong)  # its code has another fingerprint
 
 
-def test_a_job_that_ended_after_its_snakemake_was_killed_is_not_run_again(held):
-    kill_snakemake_in_mid_training(held)
-    metrics = held.root / kills.NEXT / "metrics.json"
-    (held.root / "go").touch()
-    wait_for(metrics.exists)
-    kills.wait_until_quiet(held.root)
-    made = metrics.stat().st_ino
-    assert held.planned(study="faults")["train"] == 1  # snakemake knows no better, and deletes nothing in a dry run
-    second = start(held)
+@pytest.mark.parametrize("stage", ["train", "train_again"])
+def test_what_a_job_made_after_its_snakemake_was_killed_is_taken_and_not_made_again(held, stage):
+    """It keeps its files where no later snakemake deletes them, which each does right before a job begins."""
+    kill_snakemake_in_mid_training(held, stage)
+    found = left_by_orphan(held, stage)
+    made = found.stat().st_ino
+    assert not any((held.root / name).exists() for name in kills.OUTPUTS[stage])
+    second = start(held, kills.OUTPUTS[stage][0])
     assert second.wait() == 0, second.out.read_text()
-    assert metrics.stat().st_ino == made
+    assert found.with_suffix("").stat().st_ino == made
     assert not (held.root / "begun").exists()
     assert not list((held.root / "results").rglob("*.found"))
     assert held.planned(study="faults") == {}
 
 
+def test_what_a_job_made_whose_end_snakemake_did_not_record_is_not_made_again(held):
+    """A cluster's job does not know that its snakemake is gone: its files lie there, marked as incomplete."""
+    kill_snakemake_in_mid_training(held)
+    left_by_orphan(held)
+    outputs = [held.root / name for name in kills.OUTPUTS["train"]]
+    for path in outputs:
+        path.with_name(f"{path.name}.found").rename(path)
+    made = outputs[0].stat().st_ino
+    assert held.planned(study="faults")["train"] == 1  # snakemake knows no better, and deletes nothing in a dry run
+    second = start(held)
+    assert second.wait() == 0, second.out.read_text()
+    assert outputs[0].stat().st_ino == made
+    assert not (held.root / "begun").exists()
+    assert held.planned(study="faults") == {}
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_a_run_that_is_no_longer_alone_when_it_begins_leaves_the_files_of_the_other_where_they_are(work, another):
+    """Both start at once, and the larger study plans for longer. What is being written is marked as incomplete too."""
+    common = 'include: "workflow/rules/common.smk"  # the checked study, cells, what is finished\n'
+    wait = "while not Path('go').exists():\n    __import__('time').sleep(0.05)\n"
+    work.edit("Snakefile", common, f"{common}{wait}")
+    kills.remove(work.root, "query")
+    slow = start(work, kills.OUTPUTS["query"][0])
+    alive, lock, other = work.root / ".snakemake/alive", work.root / ".snakemake/locks/stale", "results/other.json"
+    lock.parent.mkdir(exist_ok=True)
+    lock.touch()
+    wait_for(lambda: not lock.exists())  # it has seen that it is alone
+    with alive.open("a+") as file:
+        if another:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        (work.root / other).touch()
+        mark = work.root / ".snakemake/incomplete" / base64.urlsafe_b64encode(other.encode()).decode()
+        mark.parent.mkdir(exist_ok=True)
+        mark.touch()
+        (work.root / "go").touch()
+        assert slow.wait() == 0, slow.out.read_text()
+    assert (work.root / other).exists() == another
+
+
 def test_what_an_orphan_of_another_configuration_left_is_not_taken(held):
     kill_snakemake_in_mid_training(held)
-    (held.root / "go").touch()
-    metrics = held.root / kills.NEXT / "metrics.json"
-    wait_for(metrics.exists)
-    kills.wait_until_quiet(held.root)
-    old = metrics.read_bytes()
+    old = left_by_orphan(held).read_bytes()
     held.edit("config/catalogue/learners.yaml", LR, LR.replace("0.05", "0.06"))
     second = start(held)
     assert second.wait() == 0, second.out.read_text()
-    assert metrics.read_bytes() != old
+    assert (held.root / kills.OUTPUTS["train"][0]).read_bytes() != old
     assert not list((held.root / "results").rglob("*.found"))
     assert held.planned(study="faults") == {}
 
@@ -137,8 +187,7 @@ def test_a_job_whose_snakemake_died_before_it_began_does_not_begin(work, referen
 
 
 def test_two_snakemakes_at_once_on_one_study_the_second_is_refused_and_harms_nothing(held):
-    first = start(held, kills.OUTPUTS["train"][0])
-    wait_for(lambda: (held.root / "begun").exists())
+    first = start_training(held)
     second = kills.snakemake(held, kills.OUTPUTS["train"][0])
     assert second.returncode != 0
     assert "cannot be locked" in second.stdout and "Traceback" not in second.stdout
@@ -150,8 +199,7 @@ def test_two_snakemakes_at_once_on_one_study_the_second_is_refused_and_harms_not
 def test_two_studies_at_once_in_one_folder(held):
     text = kills.STUDY.replace("entropy_ensemble", "margin").replace("size: 20", "size: 30")
     held.study("other", text)
-    first = start(held, kills.OUTPUTS["train"][0])
-    wait_for(lambda: (held.root / "begun").exists())
+    first = start_training(held)
     second = start(held, "--config", "study=other")
     wait_for(lambda: (held.root / "results/digits/tiny/random30/start/seed0/round000/labels.csv").exists())
     (held.root / "go").touch()
@@ -187,8 +235,7 @@ def test_an_interrupted_conversion_starts_again(work, reference):
 
 def test_a_stopped_run_ends_its_jobs_and_goes_on(held):
     """Ctrl-C, as opposed to a kill: nothing is left at work."""
-    first = start(held, kills.OUTPUTS["train"][0])
-    wait_for(lambda: (held.root / "begun").exists())
+    first = start_training(held)
     os.killpg(first.pid, signal.SIGINT)
     first.wait()
     kills.wait_until_quiet(held.root)

@@ -2,7 +2,7 @@
 
 Every training of a workspace made here looks into faults/: `seed<k>-round<r>.hold` makes it wait while the file is
 there, `.hang` (once) makes it hang, `.memory` makes it hold as many MB as the file says. It appends a line to
-faults/starts when it starts.
+faults/starts when it starts, and one to faults/gpus: the GPUs that it may use.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ PROGRAMS = ("slurmctld", "slurmd", "slurmdbd", "sacct", "munged", "mariadbd", "s
 POLL = ("--slurm-init-seconds-before-status-checks", "1", "--latency-wait", "10")  # the profile's are for long jobs
 STARTED: list[subprocess.Popen] = []
 HOOK = """
+    import os
     from time import sleep
     fault = Path("faults", f"seed{cell['seed']}-round{cell['round']}")
     with Path("faults/starts").open("a") as starts:
@@ -147,7 +148,16 @@ def printed(work: Workspace, log: str = "run.log") -> str:
 
 def starts(work: Workspace) -> list[str]:
     """The trainings that were started: 'seed0-round1', once for every start."""
-    file = work.root / "faults/starts"
+    return lines(work, "starts")
+
+
+def gpus(work: Workspace) -> list[str]:
+    """What CUDA_VISIBLE_DEVICES was in each of these, or "none"."""
+    return lines(work, "gpus")
+
+
+def lines(work: Workspace, name: str) -> list[str]:
+    file = work.root / "faults" / name
     return file.read_text().split() if file.exists() else []
 
 

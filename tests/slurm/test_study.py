@@ -7,7 +7,7 @@ import subprocess
 from collections import Counter
 
 import pytest
-from cluster import STUDY, printed, start, starts, trained, wait_for
+from cluster import STUDY, gpus, printed, start, starts, trained, wait_for
 from conftest import copy_workspace
 
 pytest_plugins = ("cluster_fixtures",)
@@ -90,6 +90,8 @@ def test_trainings_and_embeddings_ask_for_a_gpu_and_nothing_else_does(runs, clus
     asked = {job.work: "gres/gpu=1" in job.requested for job in cluster.jobs(runs["calm"].root)}
     expected = {work: "_train_" in work or "_embed" in work for work in WORK}
     assert asked == expected
+    assert len(gpus(runs["calm"])) == 5
+    assert set(gpus(runs["calm"])) <= {"0", "1"}  # one of its node's, and no more
 
 
 def test_squeue_tells_study_arm_seed_and_round(runs, cluster):

@@ -16,7 +16,7 @@ from allround.artifacts import identity_of
 from allround.errors import AllroundError
 from allround.launch import offer, withdraw
 from allround.job import export_source
-from allround.locks import recover, set_aside, tell_of_full_disk
+from allround.locks import recover, tell_of_full_disk
 
 
 def checked_study():

@@ -5,7 +5,10 @@ Elsewhere nothing of that has an effect. (profiles/slurm starts it all; docs/clu
 
 import re
 
-from allround.slurm import refuse_orphans, understand_states
+from snakemake.logging import logger
+
+from allround.locks import alone_for_now, set_aside_what_is_incomplete
+from allround.slurm import SlurmIsSilent, refuse_orphans, understand_states
 
 
 # One seed set a seed, a second each: less than what queueing costs. It runs where snakemake runs.
@@ -17,16 +20,27 @@ onstart:
     gc.freeze()  # the plan: it stays
     gc.enable()
     if on_slurm():
-        if ALONE:  # otherwise they may be those of the snakemake that is alive here
-            no_orphans()
         understand_states()
-    if ALONE:  # wherever jobs run
-        set_aside()
+    with alone_for_now() as alone:
+        if (
+            alone
+        ):  # otherwise these may be the jobs of a snakemake that is alive here
+            no_orphans()
+            set_aside_what_is_incomplete()
 
 
 def no_orphans():
+    """End if an earlier run's jobs are still in SLURM's queue, wherever this run's jobs are to run."""
+    if not (
+        on_slurm() or Path(".snakemake/slurm_logs").exists()
+    ):  # the plugin's, since its first job here
+        return
     try:
         refuse_orphans(Path.cwd())
+    except SlurmIsSilent as error:
+        if on_slurm():
+            raise WorkflowError(str(error)) from None
+        logger.warning(str(error))
     except AllroundError as error:
         raise WorkflowError(str(error)) from None
 

@@ -5,6 +5,7 @@ import time
 from snakemake.logging import logger
 
 from allround import disk
+from allround.remaining import untold
 from allround.status import running
 
 
@@ -19,7 +20,7 @@ def unfinished_metrics(wildcards):
 
 
 def outdated_metrics(wildcards):
-    """The trainings that the tables do not know yet: those to be made, and those made again since.
+    """The trainings that the tables do not know yet: those to be made, and those made since with another result.
 
     The latter by paths that belong to no rule: a finished training in the plan would stand in the way of train_again.
     """
@@ -28,11 +29,17 @@ def outdated_metrics(wildcards):
     if not tables.exists():
         return missing
     since, now, known = tables.stat().st_mtime, time.time(), set(missing)
-    made = (in_cell(cell, "metrics.json") for cell in STUDY.cells())
+    finished = [
+        cell for cell in STUDY.cells() if in_cell(cell, "metrics.json") not in known
+    ]
+    newer = [
+        cell
+        for cell in finished
+        if since < Path(in_cell(cell, "metrics.json")).stat().st_mtime <= now
+    ]
     return missing + [
-        str(Path(path).absolute())
-        for path in made
-        if path not in known and since < Path(path).stat().st_mtime <= now
+        str(Path(in_cell(cell, "metrics.json")).absolute())
+        for cell in (untold(newer, tables) if newer else [])
     ]
 
 
@@ -61,7 +68,7 @@ def refuse_second_run():
     if (other := running(STUDY.name)) is not None:
         logger.error(
             f"study '{STUDY.name}' is running here already ({other}): wait for its end, or stop it with Ctrl-C. "
-            "`make status` tells how far it is."
+            "`python -m allround.status` tells how far it is."
         )
         sys.exit(1)
 

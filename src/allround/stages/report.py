@@ -33,13 +33,14 @@ def report(
     **_: object,
 ) -> dict:
     """Write everything that a reader of the study sees. figures: a folder."""
-    table = read_rounds(rounds)
     origin = read_json(provenance) | {"study": json.loads(identity)["settings"]["study"]}
-    if origin.pop("rounds") != digest(rounds.read_text(encoding="utf-8")):
+    written = origin.pop("rounds")
+    if rounds.exists() and written != digest(rounds.read_text(encoding="utf-8", errors="replace")):
         raise AllroundError(
             f"{rounds}: not the table that {provenance} was written with: damaged, or edited by hand; "
             "delete both and run the same command again."
         )
+    table = read_rounds(rounds)
     ratios, arms = efficiency_of(table), summarise(table)
     write_csv(efficiency, ratios)
     write_csv(summary, arms)

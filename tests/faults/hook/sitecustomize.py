@@ -8,7 +8,8 @@ ALLROUND_FAULT holds JSON:
     who: the stage (or "snakemake") that dies, or causes the death
     record: a folder for lists of the events of every process; or, to kill:
     at: number of the event; delay: seconds after it; victim: "stage", "snakemake", "both" or "server"
-    fired: file that is made when the kill happens, so that it happens once
+    fired: file that is made when the point is met, so that it is met once; it ends in STRUCK if the process lived on
+        until it was killed
 """
 
 import json
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 
+STRUCK = b" -> killed"
 count = 0
 out = None  # where the events of this process are listed
 fault = None  # what this process has to do, once it is known who it is
@@ -87,6 +89,9 @@ def later():
 
 
 def strike():
+    mark = os.open(fault["fired"], os.O_APPEND | os.O_WRONLY)
+    os.write(mark, STRUCK)
+    os.close(mark)
     snakemake = int(os.environ.get("ALLROUND_RUN", str(os.getpgid(0))).partition("-")[0])
     server = os.getppid() if forked else None
     if fault["victim"] in ("snakemake", "both") and snakemake != os.getpid():
