@@ -27,8 +27,9 @@ HOOK = """
     import os
     from time import sleep
     fault = Path("faults", f"seed{cell['seed']}-round{cell['round']}")
-    with Path("faults/starts").open("a") as starts:
-        starts.write(f"{fault.name}\\n")
+    for name, line in (("starts", fault.name), ("gpus", os.environ.get("CUDA_VISIBLE_DEVICES", "none"))):
+        with Path("faults", name).open("a") as file:
+            file.write(f"{line}\\n")
     while fault.with_suffix(".hold").exists():
         sleep(0.1)
     if fault.with_suffix(".hang").exists():
