@@ -44,7 +44,8 @@ def main() -> None:
     print(f"{hardware(device)}, PyTorch {torch.__version__}, threads: {options.threads}\n")
     print("| learner | batch | what | images/s | against the usual loop |\n|---|---|---|---|---|")
     for batch in options.batch:
-        learner = learners.settings(catalogue[options.learner] | {"batch_size": batch}, options.learner)
+        changes = {"batch_size": batch, "precision": options.precision}
+        learner = learners.settings(catalogue[options.learner] | changes, options.learner)
         rows = {"the usual loop": usual_loop(images, labels, learner, device, options)}
         rows["training, eager"] = training(images, labels, learner, device, options.seconds, graph=False)
         if device.type == "cuda":
@@ -63,6 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--learner", default="resnet18_paper", help="an entry of config/catalogue/learners.yaml")
     parser.add_argument("--batch", type=int, nargs="+", default=[64, 128, 512])
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--precision", default="auto", help="of our training: auto, float32 or bfloat16")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0, help="processes of the usual loop's DataLoader")
     parser.add_argument("--images", type=int, default=20_000)
