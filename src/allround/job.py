@@ -21,7 +21,7 @@ import numpy as np
 from allround import __version__, gpus
 from allround.artifacts import identity_of, read_checkpoint, write_json
 from allround.errors import AllroundError
-from allround.locks import is_orphan, refuse_to_begin_as_orphan, set_aside, take_back, wait_for_orphan
+from allround.locks import is_orphan, keep_aside, refuse_to_begin_as_orphan, take_back, wait_for_orphan
 
 DISK_FULL = ("errno = 28", "No space left on device")  # h5py raises RuntimeError when the disk fills up on closing
 GPU_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -66,8 +66,8 @@ def run_stage(
         if cost:
             facts = {"code": json.loads(arguments["identity"]).get("code"), **facts}
             write_json(cost, _cost(stage, started, time.perf_counter() - wall - gpus.waited(), facts))
-        if is_orphan():  # a newer run would delete these before its own job, or has done so already and waits
-            set_aside([*made, *filter(None, [cost])])
+        if is_orphan():  # a newer run deletes these before it begins this job, which then looks for them
+            keep_aside([*made, *filter(None, [cost])])
     except Exception as error:
         message = explain(error, stage)
         if message is None:

@@ -1,9 +1,9 @@
 """After a kill: locks that nobody holds any more, and jobs that go on without their Snakemake.
 
 All locks are the kernel's, which releases them when a process ends, however it ends. A job that is at work when its
-Snakemake dies goes on; the next run says so, and waits for it instead of running it twice. What it makes it sets aside
-as `<output>.found`: Snakemake deletes what it has no record of, and the job that is to make it takes it back. A job
-that has not begun by then does not begin: it could only come in the way of a newer one.
+Snakemake dies goes on; the next run says so, and waits for it instead of running it twice. What it makes gets a second
+name, `<output>.found`: Snakemake deletes what it has no record of right before a job begins, and the job then takes it
+back. A job that has not begun by then does not begin: it could only come in the way of a newer one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def recover() -> bool:
     return alone
 
 
-def set_aside_what_is_incomplete(folder: Path = Path(".snakemake")) -> None:
+def keep_what_is_incomplete(folder: Path = Path(".snakemake")) -> None:
     """Keep what jobs have made whose end Snakemake did not live to record: those on a cluster, for one.
 
     For a Snakemake that is alone here (`alone_for_now`), before its first job.
@@ -45,15 +45,21 @@ def set_aside_what_is_incomplete(folder: Path = Path(".snakemake")) -> None:
         with suppress(OSError, ValueError):
             name = "".join(part.removeprefix("@") for part in mark.relative_to(incomplete).parts)
             path = Path(os.fsdecode(base64.urlsafe_b64decode(name)))
-            if mark.is_file():
-                set_aside([path])
+            if mark.is_file() and path.is_file():
+                path.replace(_aside(path))
 
 
-def set_aside(outputs: Iterable[Path]) -> None:
-    """Keep files for the job that is to make them again: `take_back` there."""
+def keep_aside(outputs: Iterable[Path]) -> None:
+    """Give files a second name, for the job that is to make them again: `take_back` there.
+
+    The first stays: a newer snakemake that is planning has seen it. A file system without hard links keeps but that.
+    """
     for path in outputs:
         if path.is_file():
-            path.replace(_aside(path))
+            aside = _aside(path)
+            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                os.link(path, aside)
 
 
 def take_back(outputs: list[Path]) -> list[Path]:

@@ -7,7 +7,7 @@ import re
 
 from snakemake.logging import logger
 
-from allround.locks import alone_for_now, set_aside_what_is_incomplete
+from allround.locks import alone_for_now, keep_what_is_incomplete
 from allround.slurm import SlurmIsSilent, refuse_orphans, understand_states
 
 
@@ -26,7 +26,7 @@ onstart:
             alone
         ):  # otherwise these may be the jobs of a snakemake that is alive here
             no_orphans()
-            set_aside_what_is_incomplete()
+            keep_what_is_incomplete()
 
 
 def no_orphans():

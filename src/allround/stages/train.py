@@ -72,9 +72,10 @@ def train(
         identity=identity,
         log=_say,
     )
+    scores = _test(fitted, data, place) if metrics else None  # before anything is written: files that belong together
     write_checkpoint(checkpoint, pack(fitted.model, learner, data), identity=identity, digest=data.digest)
     if metrics:
-        whole = {"n_labels": len(labelled.index), **_test(fitted, data, place)}
+        whole = {"n_labels": len(labelled.index), **scores}
         write_metrics(metrics, whole, identity=identity, digest=data.digest)
     Keeper(state, identity, _say).forget()
     return {"images": fitted.images}
