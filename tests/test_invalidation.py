@@ -8,6 +8,7 @@ by default (`keep: []`) so are checkpoints, and an embedding that is made again 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 
 import pytest
@@ -295,6 +296,21 @@ def test_a_finished_result_outlives_the_failure_of_what_makes_its_checkpoint_aga
     labels.write_text(whole)
     bare.snakemake()
     assert bare.planned() == {}
+
+
+def test_the_tables_are_made_again_for_other_results_and_not_for_newer_files(copy):
+    """As after a copy that keeps no times, or where another study made a result again."""
+    for cell in ("start/seed0/round000", "margin@5/seed0/round002"):
+        os.utime(copy.root / f"results/digits/tiny/random20/{cell}/metrics.json")
+    assert copy.planned() == {}
+    rounds = copy.root / "results/studies/tiny/rounds.csv"
+    whole, before = rounds.read_text(), rounds.stat()
+    start, last = (re.sub(rf"(,5,0,{row},\d+),0\.", r"\1,0.0", whole) for row in (0, 2))
+    for broken in (start, last, whole[:300], '"' * 200_001):
+        assert broken != whole
+        rounds.write_text(broken)
+        os.utime(rounds, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert copy.planned() == ALL
 
 
 def test_results_without_records_are_not_mixed_with_another_configuration(copy):

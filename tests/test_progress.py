@@ -27,6 +27,7 @@ from conftest import REPOSITORY
 from snakemake_interface_logger_plugins.common import LogEvent
 from test_resume import wait_for
 
+from allround import status
 from snakemake_logger_plugin_allround import handler as handlers
 from snakemake_logger_plugin_allround import state, words
 from snakemake_logger_plugin_allround.forecast import Durations
@@ -674,6 +675,20 @@ def test_status_tells_all_runs_of_a_folder_and_one_that_says_nothing(copy):
     ]
     assert ask(copy, "two").stdout.startswith("two  1 of 4")
     assert ask(copy, "tiny").stdout.startswith("tiny  6 of 7 rounds · 85 % · not running")
+
+
+@pytest.mark.parametrize(("silent", "locked", "alive"), [(5, True, True), (5, False, False), (3600, True, False)])
+def test_a_run_on_another_host_lives_by_its_lock_and_its_signs_of_life(silent, locked, alive, tmp_path, monkeypatch):
+    """Another study may hold the folder's lock long after the node of this one was lost."""
+    monkeypatch.chdir(tmp_path)
+    Path(".snakemake").mkdir()
+    now = time.time()
+    last = {"study": "tiny", "pid": 1, "host": "elsewhere", "began": now - 9999, "updated": now - silent, "ended": None}
+    state.write(Path(".snakemake"), {**last, "failed": [], "running": []})
+    with Path(".snakemake/alive").open("a+") as file:
+        fcntl.flock(file, fcntl.LOCK_SH if locked else fcntl.LOCK_UN)
+        assert status.running("tiny") == ("process 1 on elsewhere" if alive else None)
+        assert status.running("other") is None
 
 
 def test_results_of_other_settings_do_not_count_as_done(copy):

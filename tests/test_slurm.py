@@ -33,6 +33,19 @@ def test_jobs_of_this_folder_are_refused_with_the_ids_to_cancel(queue, tmp_path)
     assert "\n" not in str(error.value)
 
 
+def test_a_local_run_where_slurm_was_used_looks_into_its_queue_too(queue, copy):
+    """One can go on where the other stopped; not while its jobs are queued, which would make finished results again."""
+    (copy.root / "results/digits/tiny/random20/margin@5/seed0/round002/metrics.json").unlink()
+    queue(f"echo '7|tiny_{RUN}|{copy.root}'")
+    (copy.root / ".snakemake/slurm_logs").mkdir()
+    output = copy.snakemake(ok=False)
+    assert "1 SLURM job of an earlier, killed run" in output
+    assert "Traceback" not in output
+    queue("echo 'Unable to contact slurm controller' >&2; exit 1")
+    output = copy.snakemake()
+    assert "squeue does not answer (Unable to contact slurm controller), so jobs of an earlier run in" in output
+
+
 def test_an_empty_queue_refuses_nothing(queue, tmp_path):
     queue("true")
     refuse_orphans(tmp_path)

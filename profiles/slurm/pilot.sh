@@ -25,7 +25,7 @@ grace=${GRACE:-600}                 # seconds that running jobs get to finish af
 run= stopped=
 stop() {
   stopped=1
-  [ -n "$run" ] || exit 1           # signalled at once: --time is shorter than what --signal asks for
+  [ -n "$run" ] || { echo "pilot: signalled at once; --time is no longer than what --signal asks for"; exit 1; }
   echo "pilot: the time is nearly over; no new jobs, the running ones get $grace s"
   kill -TERM $run                   # snakemake then starts nothing more and waits for its jobs
   (sleep "$grace"; kill -INT -- -$run) 2> /dev/null &   # as Ctrl-C: jobs stop, trainings keep their last epoch

@@ -23,6 +23,7 @@ from allround.artifacts import identity_of, read_checkpoint, write_json
 from allround.errors import AllroundError
 from allround.locks import is_orphan, keep_aside, refuse_to_begin_as_orphan, take_back, wait_for_orphan
 
+ALWAYS_NEW = ("collect", "report")  # quick, and their identity does not cover what their inputs hold
 DISK_FULL = ("errno = 28", "No space left on device")  # h5py raises RuntimeError when the disk fills up on closing
 GPU_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
@@ -52,7 +53,7 @@ def run_stage(
         refuse_to_begin_as_orphan()
         made = [arguments[name] for name in (*outputs, *extra) if arguments[name]]
         found = take_back([*made, *filter(None, [cost])])
-        if (waited or found) and _finished(made, cost, arguments["identity"]):
+        if (waited or found) and stage not in ALWAYS_NEW and _finished(made, cost, arguments["identity"]):
             print("this job's process of an earlier, killed run has made all of this", flush=True)
             return
         for path in found:
@@ -66,7 +67,8 @@ def run_stage(
         if cost:
             facts = {"code": json.loads(arguments["identity"]).get("code"), **facts}
             write_json(cost, _cost(stage, started, time.perf_counter() - wall - gpus.waited(), facts))
-        if is_orphan():  # a newer run deletes these before it begins this job, which then looks for them
+        # a newer run deletes these before it begins this job, which then looks for them
+        if is_orphan() and stage not in ALWAYS_NEW:
             keep_aside([*made, *filter(None, [cost])])
     except Exception as error:
         message = explain(error, stage)

@@ -68,11 +68,13 @@ def take_back(outputs: list[Path]) -> list[Path]:
     for path in outputs:
         aside = _aside(path)
         if aside.is_file():
-            if path.exists():
-                aside.unlink()
-            else:
+            if not path.exists():
                 aside.replace(path)
                 found.append(path)
+            else:
+                if path.samefile(aside):  # the killed run's job came to its end just now
+                    found.append(path)
+                aside.unlink()
     return found
 
 
@@ -103,7 +105,8 @@ def clear_stale_locks(folder: Path = Path(".snakemake")) -> bool:
 def alone_for_now() -> Iterator[bool]:
     """Whether no other Snakemake is alive in this run's folder; if so, none gets past its start meanwhile.
 
-    For one that has called `clear_stale_locks`; another may have come since.
+    For one that has called `clear_stale_locks`; another may have come since. A try that fails drops the shared lock for
+    a moment, in which a third may find itself alone.
     """
     alone = False
     for file in _runs:

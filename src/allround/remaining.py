@@ -77,10 +77,13 @@ def remaining(study: Study, dataset: str, learner: str, made: Made) -> Jobs:
 def untold(cells: Iterable[Cell], table: Path) -> list[Cell]:
     """Those of some finished cells whose results are not what a table of rounds (rounds.csv) says.
 
-    Which file is newer does not tell: times change when results are copied, and when the same result is made again.
+    For cells that are newer than the table: they may still hold the same, copied, or made again.
     """
-    with table.open(encoding="utf-8", errors="replace", newline="") as file:
-        told = {_told(row) for row in csv.DictReader(file)}
+    try:
+        with table.open(encoding="utf-8", errors="replace", newline="") as file:
+            told = {_told(row) for row in csv.DictReader(file)} - {None}
+    except (OSError, csv.Error):
+        told = set()
     return [cell for cell in cells if _result(cell) not in told]
 
 

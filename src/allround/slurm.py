@@ -15,12 +15,13 @@ class SlurmIsSilent(AllroundError):
     """SLURM does not say what is in its queue."""
 
 
-def refuse_orphans(folder: Path) -> None:
+def refuse_orphans(folder: Path, patience: float = 120) -> None:
     """Raise AllroundError if jobs that an earlier snakemake submitted from `folder` are still queued or running.
 
     A killed snakemake leaves its jobs in SLURM's hands and the next one does not know them: it would run them twice.
+    patience: seconds to wait for SLURM's answer; SlurmIsSilent if there is none
     """
-    if not (jobs := queued_jobs(folder)):
+    if not (jobs := queued_jobs(folder, patience)):
         return
     raise AllroundError(
         f"{len(jobs)} SLURM job{'s' * (len(jobs) > 1)} of an earlier, killed run in {folder} still queued or running, "
@@ -29,21 +30,19 @@ def refuse_orphans(folder: Path) -> None:
     )
 
 
-def queued_jobs(folder: Path) -> list[str]:
+def queued_jobs(folder: Path, patience: float = 120) -> list[str]:
     """Ids of the user's jobs in SLURM's queue that a snakemake submitted from `folder`."""
     command = ["squeue", "--me", "--noheader", "--format=%i|%j|%Z"]
     try:
-        queue = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+        queue = subprocess.run(command, check=True, capture_output=True, text=True, timeout=patience).stdout
     except FileNotFoundError:
         raise SlurmIsSilent(
-            f"squeue is not on this machine, so jobs that a run in {folder} left in SLURM's queue are not seen; for "
-            "--workflow-profile slurm, go to a login node of the cluster."
+            f"squeue is not on this machine, so jobs that a run in {folder} left in SLURM's queue are not seen."
         ) from None
     except (OSError, subprocess.SubprocessError) as error:
         why = " ".join((getattr(error, "stderr", None) or str(error)).split())
         raise SlurmIsSilent(
-            f"squeue does not answer ({why}), so jobs of an earlier run in {folder} may still be running; run the same "
-            "command again once `squeue --me` works."
+            f"squeue does not answer ({why}), so jobs of an earlier run in {folder} may still be running."
         ) from None
     jobs = [line.split("|", 2) for line in queue.splitlines() if line.count("|") >= 2]
     here = Path(folder).resolve()

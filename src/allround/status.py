@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from allround.study import Study
 
 SNAKEMAKE = Path(".snakemake")
+SILENCE = 300.0  # seconds without a sign of life after which a run on another host is dead; clocks differ
 NAMED = 6  # strategies whose open rounds are counted one by one
 
 
@@ -49,7 +50,7 @@ def main() -> None:
 def status(asked: str | None, now: float) -> str:
     """What there is to say about a study, or about those that run here where none is asked for."""
     lasts = state.read(SNAKEMAKE)
-    runs = [last for last in lasts if is_alive(last) and (asked is None or Path(asked).stem == last["study"])]
+    runs = [last for last in lasts if is_alive(last) and (asked is None or _name(asked) == last["study"])]
     if runs:
         return "\n".join(line for last in runs for line in [words.line(last, now), *_failed(last)])
     found = _load(asked)
@@ -83,7 +84,8 @@ def running(study: str) -> str | None:
 
 
 def is_alive(last: dict) -> bool:
-    """Whether the run of a state file goes on: by its process on this host; elsewhere by the lock that it holds."""
+    """Whether the run of a state file goes on: by its process on this host; elsewhere by its sign of life, while any
+    run holds the folder's lock."""
     if last["ended"]:
         return False
     if last["host"] == platform.node():
@@ -91,7 +93,7 @@ def is_alive(last: dict) -> bool:
             return psutil.Process(last["pid"]).create_time() <= last["began"]
         except psutil.Error:
             return False
-    return is_locked()
+    return time.time() - last["updated"] < SILENCE and is_locked()
 
 
 def is_locked() -> bool:
@@ -104,6 +106,11 @@ def is_locked() -> bool:
     except OSError:
         pass
     return False
+
+
+def _name(asked: str) -> str:
+    """The study's name, of a name or the path of a file."""
+    return Path(asked).stem if asked.endswith((".yaml", ".yml")) else Path(asked).name
 
 
 def _load(asked: str | None) -> Study:

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 PREFIX = "allround-progress-"
-KEYS = {"study", "pid", "host", "updated", "ended", "failed", "running"}
+KEYS = {"study", "pid", "host", "began", "updated", "ended", "failed", "running"}
 
 
 def file_of(folder: Path, study: str) -> Path:

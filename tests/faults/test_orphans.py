@@ -77,6 +77,24 @@ def left_by_orphan(work, stage: str = "train") -> list[Path]:
     return made
 
 
+def test_a_job_that_outlived_its_snakemake_is_named_waited_for_and_not_run_twice(held, reference):
+    kill_snakemake_in_mid_training(held)
+    second = start(held, kills.OUTPUTS["train"][0])
+    log = held.root / kills.NEXT / "log/train.log"  # snakemake removes it for a moment
+    words = "waiting for this job's process of an earlier, killed run"
+    wait_for(lambda: log.exists() and words in log.read_text(errors="replace"))
+    said = second.out.read_text()
+    line = next(line for line in said.splitlines() if "still at work" in line)
+    assert "train of digits/tiny/random20/entropy_ensemble@5/seed0/round001 (process " in line
+    assert "does not run them twice" in line
+    (held.root / "go").touch()
+    assert second.wait() == 0, second.out.read_text()
+    assert not (held.root / "begun").exists()  # the second process never came so far
+    kills.wait_until_quiet(held.root)
+    wrong = kills.differences(kills.contents(held.root), reference.files)
+    assert wrong == [] or all("round001" in name for name in wrong)  # its code has another fingerprint
+
+
 @pytest.mark.parametrize("stage", ["train", "train_again"])
 def test_what_a_job_made_after_its_snakemake_was_killed_is_taken_and_not_made_again(held, stage):
     """Though the next snakemake had begun before, and deletes such files right before it comes to their job."""
@@ -105,6 +123,15 @@ def test_what_a_job_made_whose_end_snakemake_did_not_record_is_not_made_again(he
     assert made[0].stat().st_ino == number
     assert not (held.root / "begun").exists()
     assert not list((held.root / "results").rglob("*.found"))
+    assert held.planned(study="faults") == {}
+
+
+def test_touch_accepts_what_an_orphan_made_and_loses_none_of_it(held):
+    kill_snakemake_in_mid_training(held)
+    made = left_by_orphan(held)
+    number = made[0].stat().st_ino
+    assert kills.snakemake(held, "--touch", "--forceall").returncode == 0
+    assert made[0].stat().st_ino == number
     assert held.planned(study="faults") == {}
 
 

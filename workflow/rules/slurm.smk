@@ -22,27 +22,41 @@ onstart:
     if on_slurm():
         understand_states()
     with alone_for_now() as alone:
-        if (
-            alone
-        ):  # otherwise these may be the jobs of a snakemake that is alive here
-            no_orphans()
-            keep_what_is_incomplete()
+        if alone:
+            look_after_killed_runs()
+        elif workflow.is_main_process and has_used_slurm():
+            logger.warning(
+                "another snakemake is at work in this folder, so nobody has looked "
+                "whether jobs of an earlier, killed run are still in SLURM's queue."
+            )
+
+
+def look_after_killed_runs():
+    """Refuse to go on beside their jobs, keep what these have made. Other runs' jobs would look the same."""
+    if has_used_slurm():
+        no_orphans()
+    if not (workflow.touch or workflow.execution_settings.ignore_incomplete):
+        keep_what_is_incomplete()
 
 
 def no_orphans():
     """End if an earlier run's jobs are still in SLURM's queue, wherever this run's jobs are to run."""
-    if not (
-        on_slurm() or Path(".snakemake/slurm_logs").exists()
-    ):  # the plugin's, since its first job here
-        return
     try:
-        refuse_orphans(Path.cwd())
+        refuse_orphans(Path.cwd(), patience=120 if on_slurm() else 20)
     except SlurmIsSilent as error:
         if on_slurm():
-            raise WorkflowError(str(error)) from None
+            remedy = (
+                "On a login node, run the same command again once `squeue --me` works."
+            )
+            raise WorkflowError(f"{error} {remedy}") from None
         logger.warning(str(error))
     except AllroundError as error:
         raise WorkflowError(str(error)) from None
+
+
+def has_used_slurm():
+    """Whether jobs run on SLURM, or an earlier run's did: its plugin has left its logs."""
+    return on_slurm() or Path(".snakemake/slurm_logs").exists()
 
 
 def on_slurm():
