@@ -52,8 +52,9 @@ def run_stage(
         waited = wait_for_orphan(arguments[outputs[0]])
         refuse_to_begin_as_orphan()
         made = [arguments[name] for name in (*outputs, *extra) if arguments[name]]
-        found = take_back([*made, *filter(None, [cost])])
-        if (waited or found) and stage not in ALWAYS_NEW and _finished(made, cost, arguments["identity"]):
+        files = [*made, *filter(None, [cost])]
+        found = take_back(files)
+        if (waited or found) and stage not in ALWAYS_NEW and _finished(files, made, arguments["identity"]):
             print("this job's process of an earlier, killed run has made all of this", flush=True)
             return
         for path in found:
@@ -69,7 +70,7 @@ def run_stage(
             write_json(cost, _cost(stage, started, time.perf_counter() - wall - gpus.waited(), facts))
         # a newer run deletes these before it begins this job, which then looks for them
         if is_orphan() and stage not in ALWAYS_NEW:
-            keep_aside([*made, *filter(None, [cost])])
+            keep_aside(files)
     except Exception as error:
         message = explain(error, stage)
         if message is None:
@@ -149,10 +150,10 @@ def _check_identity(identity: str, stage: str) -> None:
         raise AllroundError(f"--identity is for stage '{found[0]}', this is stage '{stage}'.")
 
 
-def _finished(outputs: list[Path], cost: Path | None, identity: str) -> bool:
-    """Whether all outputs are there and those that can tell were made under this identity."""
+def _finished(files: list[Path], outputs: list[Path], identity: str) -> bool:
+    """Whether all files are there, and those outputs that can tell were made under this identity."""
     found = {_identity_of(path) for path in outputs} - {None}
-    return found == {identity} and all(path.exists() for path in (*outputs, *([cost] if cost else [])))
+    return found == {identity} and all(path.exists() for path in files)
 
 
 def _identity_of(path: Path) -> str | None:

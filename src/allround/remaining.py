@@ -79,6 +79,9 @@ def untold(cells: Iterable[Cell], table: Path) -> list[Cell]:
 
     For cells that are newer than the table: they may still hold the same, copied, or made again.
     """
+    cells = list(cells)
+    if not cells:
+        return []
     try:
         with table.open(encoding="utf-8", errors="replace", newline="") as file:
             told = {_told(row) for row in csv.DictReader(file)} - {None}

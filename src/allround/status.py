@@ -109,8 +109,8 @@ def is_locked() -> bool:
 
 
 def _name(asked: str) -> str:
-    """The study's name, of a name or the path of a file."""
-    return Path(asked).stem if asked.endswith((".yaml", ".yml")) else Path(asked).name
+    """The study's name, of a name or the path of a file; as `study.load` tells them apart."""
+    return Path(asked).stem if asked.endswith((".yaml", ".yml")) or "/" in asked else asked
 
 
 def _load(asked: str | None) -> Study:

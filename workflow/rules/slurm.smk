@@ -1,6 +1,6 @@
 """Jobs on SLURM: their names, which of them travel together, and what a start looks at.
 
-Elsewhere nothing of that has an effect. (profiles/slurm starts it all; docs/cluster.md describes it.)
+A start looks after killed runs wherever its jobs run. (profiles/slurm starts it all; docs/cluster.md describes it.)
 """
 
 import re

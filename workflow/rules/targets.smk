@@ -29,18 +29,14 @@ def outdated_metrics(wildcards):
     if not tables.exists():
         return missing
     since, now, known = tables.stat().st_mtime, time.time(), set(missing)
-    finished = [
-        cell for cell in STUDY.cells() if in_cell(cell, "metrics.json") not in known
-    ]
+    made = {in_cell(cell, "metrics.json"): cell for cell in STUDY.cells()}
     newer = [
         cell
-        for cell in finished
-        if since < Path(in_cell(cell, "metrics.json")).stat().st_mtime <= now
+        for path, cell in made.items()
+        if path not in known and since < Path(path).stat().st_mtime <= now
     ]
-    return missing + [
-        str(Path(in_cell(cell, "metrics.json")).absolute())
-        for cell in (untold(newer, tables) if newer else [])
-    ]
+    other = (in_cell(cell, "metrics.json") for cell in untold(newer, tables))
+    return missing + [str(Path(path).absolute()) for path in other]
 
 
 def trained(cell):
