@@ -19,7 +19,7 @@ import math
 import torch
 
 from allround.kernels.greedy import greedy
-from allround.kernels.products import BLOCK, dots, squared_norms, unit
+from allround.kernels.products import BLOCK, dots, matvec, squared_norms, unit
 from allround.kernels.set_functions import similarities, tie_break
 
 Sets = tuple[tuple[tuple[torch.Tensor, ...], float], ...]  # of (factors of its examples, scale of their similarities)
@@ -83,7 +83,7 @@ def _matrix(factors: tuple[torch.Tensor, ...], k: int, regularisation: float, se
         new = torch.mv(matrix, _whole(tuple(factor.index_select(0, row) for factor in factors))[0]).div_(size)  # (d,)
         matrix.addr_(new, new, alpha=-1)
         if len(factors) == 1:
-            return torch.mv(factors[0], new)
+            return matvec(factors[0], new)
         return (factors[0] @ new.view(factors[0].shape[1], -1)).mul_(factors[1]).sum(1)
 
     return rest, explain, (matrix,)
@@ -132,7 +132,7 @@ def _rows(factors: tuple[torch.Tensor, ...], k: int, regularisation: float, sets
         rest.clamp_(min=0)
 
     def explain(row: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-        new = (dots(factors, row) - torch.mv(known.T, known.index_select(1, row)[:, 0])) / size  # (n,)
+        new = (dots(factors, row) - matvec(known.T, known.index_select(1, row)[:, 0])) / size  # (n,)
         known.index_copy_(0, count, new[None].float())
         count.add_(1)
         return new

@@ -15,6 +15,7 @@ from allround.kernels.products import BLOCK, DOUBT, EQUAL
 
 WIDTH = 8192  # vectors that one block of queries is compared with at a time
 GROUP = 64  # columns in a group: see least_keys
+LARGE = BLOCK // 2  # numbers in a block on the CPU: a product with few rows takes twice as long for each
 
 
 def nearest(
@@ -35,7 +36,7 @@ def nearest(
         some = beside(vectors[first : first + WIDTH] - mean)  # (w, d + 2) float32
         columns = torch.arange(first, first + len(some), device=device)
         merged = torch.empty(q, min(k, keys.shape[1] + len(some)), dtype=torch.int64, device=device)
-        for here in blocks(q, len(some), device):
+        for here in blocks(q, len(some), device, LARGE):
             distances = products(queries[here] - mean, some)  # (b, w)
             if exclude_self:
                 own = torch.arange(q, device=device)[here, None] == columns
@@ -153,9 +154,10 @@ def nearest_within(vectors: torch.Tensor, groups: torch.Tensor, k: int) -> tuple
     return distances, rows.masked_fill_(distances == torch.inf, 0)
 
 
-def blocks(rows: int, columns: int, device: torch.device) -> list[slice]:
-    """Stretches of the rows of a (rows, columns) matrix: what fits a CPU's cache; a GPU would wait for the launches."""
-    height = max(1, (16 * BLOCK if device.type == "cuda" else BLOCK // 16) // max(1, columns))
+def blocks(rows: int, columns: int, device: torch.device, cpu: int = BLOCK // 16) -> list[slice]:
+    """Stretches of the rows of a (rows, columns) matrix, of so many numbers on a CPU: what fits its cache, for short
+    work on each. A GPU would wait for the launches."""
+    height = max(1, (16 * BLOCK if device.type == "cuda" else cpu) // max(1, columns))
     return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
 
 

@@ -65,11 +65,18 @@ def dots(factors: tuple[torch.Tensor, ...], row: torch.Tensor) -> torch.Tensor:
     for factor in factors:
         one = factor.index_select(0, row)[0]  # (d_f,)
         if factor.dtype == torch.float32:
-            part = torch.mv(factor, one)
+            part = matvec(factor, one)
         else:  # in 16 bits, with the sum kept in float32
             part = torch.mm(factor, one[:, None], out_dtype=torch.float32)[:, 0]
         product = part.double() if product is None else product * part
     return product
+
+
+def matvec(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """matrix (n, d) times vector (d,), (n,) float32. NumPy's BLAS is 4 times as fast as torch's (MKL) on an AMD CPU."""
+    if matrix.is_cuda:
+        return torch.mv(matrix, vector)
+    return torch.from_numpy(matrix.numpy() @ vector.numpy())
 
 
 def products(left: tuple[torch.Tensor, ...], right: tuple[torch.Tensor, ...]) -> torch.Tensor:

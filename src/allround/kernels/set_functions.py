@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from allround.kernels.facility_location import facility_location
 from allround.kernels.greedy import greedy
 from allround.kernels.neighbours import blocks
-from allround.kernels.products import BLOCK, DOUBT, EQUAL, dots, squared_norms, unit
+from allround.kernels.products import BLOCK, DOUBT, EQUAL, dots, matvec, squared_norms, unit
 from allround.kernels.repeat import repeat, threads_for
 
 TIE = 1e-6  # gains closer than this may be rounding
@@ -22,11 +23,16 @@ SHORTLIST = 16  # on a CPU it looks at one row in so many, those of the largest 
 
 # name -> psi(t + x) - psi(t) for t, x >= 0, in a form that loses no digits where t is large
 CONCAVE = {
-    "log": lambda t, x: torch.log1p(x / (1 + t)),  # psi(t) = log(1 + t)
+    "log": lambda t, x: _log1p(x / (1 + t)),  # psi(t) = log(1 + t)
     "sqrt": lambda t, x: x / ((t + x).sqrt() + t.sqrt()).clamp_(min=1e-30),
     "inverse": lambda t, x: x / ((1 + t) * (1 + t + x)),  # psi(t) = 1 - 1 / (1 + t)
 }
 SLOPE = {"log": lambda t: 1 / (1 + t), "sqrt": lambda t: 0.5 * t.rsqrt(), "inverse": lambda t: (1 + t) ** -2}  # psi'
+
+
+def _log1p(x: torch.Tensor) -> torch.Tensor:
+    """log(1 + x). NumPy is 10 times as fast as torch on a CPU."""
+    return x.log1p() if x.is_cuda else torch.from_numpy(np.log1p(x.numpy()))
 
 
 def total_similarity(factors: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> torch.Tensor:
@@ -173,7 +179,7 @@ def concave_coverage(
     def lower(some: torch.Tensor, own: torch.Tensor, bounds: torch.Tensor) -> None:
         steep, up = SLOPE[concave](totals + usual), rise(totals, usual)
         level = ((1 + DOUBT) * up - usual * steep).sum()  # with what rounding may take off
-        torch.minimum(bounds, torch.mv(some, (1 + DOUBT) * steep).add_(level) + own, out=bounds)
+        torch.minimum(bounds, matvec(some, (1 + DOUBT) * steep).add_(level) + own, out=bounds)
 
     def pick(listed: torch.Tensor, others: torch.Tensor) -> None:
         """Pick from the rows `listed`, ascending, while they gain more than `others` (1,), the bound of the rest."""

@@ -20,7 +20,7 @@ import torch
 from allround.kernels.facility_location import looks_are_free, rise
 from allround.kernels.greedy import greedy
 from allround.kernels.matching_pursuit import along
-from allround.kernels.products import TINY, residuals, unit
+from allround.kernels.products import TINY, matvec, residuals, unit
 
 NEEDS = {"outputs", "validation"}
 
@@ -71,7 +71,7 @@ def select(
             covers.sub_(rise(similarity, closer, best, better))
             best.copy_(better)
         if spread:
-            near.add_((vectors @ vectors.index_select(0, row)[0]).clamp_(min=0))
+            near.add_(matvec(vectors, vectors.index_select(0, row)[0]).clamp_(min=0))
         gains.copy_(gain())
 
     rows, scores = greedy(gains, update, budget - drawn, (logits, best, near, covers))

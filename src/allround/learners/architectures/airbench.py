@@ -73,7 +73,7 @@ def _conv(inside: int, outside: int) -> nn.Conv2d:
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(channels, momentum=0.4)  # momentum is the weight of the new batch
+    norm = nn.BatchNorm2d(channels)  # PyTorch's momentum of 0.1: the record's 0.4 is for batches of 1,024
     norm.weight.requires_grad_(False)
     return norm
 
