@@ -176,7 +176,10 @@ def products(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Squared distances of the rows of a (..., p, d) and those that b (..., q, d + 2) was made of."""
     lengths = a.square().sum(-1, keepdim=True)
     distances = torch.cat([-2 * a, torch.ones_like(lengths), lengths], -1) @ b.mT
-    return distances.masked_fill_(distances <= 2 * EQUAL * lengths, 0.0)
+    equal = 2 * EQUAL * lengths
+    if distances.is_cuda or bool((distances.amin(-1, keepdim=True) <= equal).any()):  # a look is cheaper on a CPU
+        distances.masked_fill_(distances <= equal, 0.0)
+    return distances
 
 
 def least_keys(distances: torch.Tensor, columns: torch.Tensor, k: int) -> torch.Tensor:

@@ -184,7 +184,9 @@ def concave_coverage(
     def pick(listed: torch.Tensor, others: torch.Tensor) -> None:
         """Pick from the rows `listed`, ascending, while they gain more than `others` (1,), the bound of the rest."""
         whole = len(listed) == n
-        some, theirs, upper = (values, own, bounds) if whole else (values[listed], own[listed], bounds[listed])
+        some, theirs, upper = values, own, bounds
+        if not whole:
+            some, theirs, upper = (part.index_select(0, listed) for part in (values, own, bounds))
 
         def step() -> None:
             lower(some, theirs, upper)

@@ -33,9 +33,10 @@ def select(
     def changes(features):  # (b, d) -> (b,) number of dropouts that change the prediction
         features = features.float()
         label, count = head(features).argmax(1), torch.zeros(len(features), device=features.device)
+        scaled = features / (1 - rate)
         for _ in range(masks):
             keep = torch.from_numpy(rng.random(features.shape, dtype=np.float32) >= rate).to(features.device)
-            count += head((features * keep).div_(1 - rate)).argmax(1) != label
+            count += head(torch.where(keep, scaled, 0.0)).argmax(1) != label
         return count
 
     changed = pool.map(changes, "features")  # (n,)
