@@ -6,13 +6,16 @@
 
 A study whose seed set has that many random labels is planned in a temporary folder, and the commands of its round 0 run
 one after the other, each forked from the run's server as in `snakemake --cores`. Seconds are those of the commands:
-start, reading, computing and writing included; the server's start is not. Accuracy is that of the test set.
+start, reading, computing and writing included; the server's start is not. Accuracy is that of the test set. The
+strategies are those that need no view but `outputs`. What the stages print goes to --log.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +32,7 @@ from allround.layout import START, Cell, arm, dataset_path, path
 from allround.study import Study, load
 from workflow import row, table
 
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 STRATEGIES = ("random", "entropy", "margin", "least_confidence", "badge", "coreset", "fass", "glister")
 
 
@@ -41,6 +45,7 @@ def main() -> None:
         copy_workspace(root)
         name = add_learner(root, options)
         offer()
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that the folder is removed
         table(["labels", "seed", "stage", "seconds", "round so far", "result"])
         for size in options.labels:
             study = planned(root, name, size, options)
@@ -53,13 +58,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path("data"), help="the folder that holds the dataset's files")
     parser.add_argument("--dataset", default="cifar10", help="an entry of config/catalogue/datasets.yaml")
     parser.add_argument("--learner", default="fast", help="an entry of config/catalogue/learners.yaml")
-    parser.add_argument("--precision", default="auto", help="of the training: auto, float32 or bfloat16")
+    parser.add_argument("--precision", help="of the training: auto, float32 or bfloat16; default: the learner's own")
     parser.add_argument("--labels", type=int, nargs="+", default=[1000, 7000, 13_000, 25_000])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--strategies", nargs="*", default=STRATEGIES, help="none: the training alone")
     parser.add_argument("--budget", type=int, default=3000)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--threads", type=int, default=1, help="threads on the CPU")
+    parser.add_argument("--log", type=Path, default=Path(os.devnull), help="file for what the stages print")
     return parser.parse_args()
 
 
@@ -76,7 +82,12 @@ def add_learner(root: Path, options: argparse.Namespace) -> str:
     """Write the learner, with the precision asked for, to the copied catalogue; returns its name there."""
     catalogue = root / "config/catalogue/learners.yaml"
     text = catalogue.read_text(encoding="utf-8")
-    entry = yaml.safe_load(text)[options.learner] | {"precision": options.precision}
+    learners = yaml.safe_load(text)
+    if options.learner not in learners:
+        sys.exit(f"--learner {options.learner}: allowed: {', '.join(learners)}")
+    if options.precision is None:
+        return options.learner
+    entry = learners[options.learner] | {"precision": options.precision}
     name = f"{options.learner}-{options.precision}"
     catalogue.write_text(f"{text}\n{yaml.safe_dump({name: entry})}", encoding="utf-8")
     return name
@@ -95,7 +106,11 @@ def planned(root: Path, learner: str, size: int, options: argparse.Namespace) ->
     }
     (root / "config/studies/round.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
     config = yaml.safe_load((root / "config/config.yaml").read_text(encoding="utf-8"))
-    return load(config | {"study": "round", "data": str(options.data.resolve()), "device": options.device}, root)
+    loaded = load(config | {"study": "round", "data": str(options.data.resolve()), "device": options.device}, root)
+    for name, entry in loaded.strategies.items():
+        if set(plan.views_of(entry)) - {"outputs"}:
+            sys.exit(f"--strategies {name}: needs {', '.join(plan.views_of(entry))}; allowed: those of outputs alone")
+    return loaded
 
 
 class Round:
@@ -160,21 +175,22 @@ class Round:
         self.command(what.split()[0], identity, **files)
         seconds = time.perf_counter() - begin
         self.total += seconds
-        row(self.study.start["size"], self.seed, what, seconds, self.total, result())
+        row(self.study.start["size"], self.seed, what, f"{seconds:.2f}", f"{self.total:.2f}", result())
 
     def command(self, stage: str, identity: str, **files: Path) -> None:
-        """A stage as the workflow's rules run it."""
+        """A stage as the workflow's rules run it, in the environment that Snakemake gives a job."""
         words = [sys.executable, "-m", "allround.launch", stage, "--identity", identity]
         words += ["--device", self.options.device, "--threads", self.options.threads]
         for name, file in files.items():
             file.parent.mkdir(parents=True, exist_ok=True)
             words += [f"--{name}", file]
-        done = subprocess.run(
-            list(map(str, words)), cwd=self.root, env=environment(self.root), text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, check=False,
-        )  # fmt: skip
+        threads = dict.fromkeys(THREADS, str(self.options.threads))
+        with self.options.log.open("a") as log:
+            done = subprocess.run(
+                list(map(str, words)), cwd=self.root, env=environment(self.root) | threads, stdout=log, check=False
+            )
         if done.returncode:
-            sys.exit(done.stdout)
+            sys.exit(f"{stage} ended with exit code {done.returncode}")
 
 
 if __name__ == "__main__":

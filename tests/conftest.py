@@ -30,6 +30,14 @@ tiny_too: {architecture: mlp, arguments: {width: 8}, optimiser: {name: sgd, lr: 
 """
 
 
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
 @dataclass
 class Workspace:
     """A copy of the repository with its own results/."""

@@ -218,7 +218,7 @@ def test_a_block_is_small_enough_for_many_passes_over_many_classes(tmp_path, mon
     assert seen == [4] * 12 + [2]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["cnn", "mlp with dropout in two layers", "timm, inside"])
 def test_the_gpu_draws_around_the_same_output_and_repeats_itself(name):
     model, images = network(name)

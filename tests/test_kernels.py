@@ -16,7 +16,7 @@ from allround.kernels import k_means as k_means_module
 from allround.kernels.facility_location import facility_location
 from allround.kernels.k_centre import k_centre
 from allround.kernels.k_means import draw, first_with_weight, k_means_plus_plus
-from allround.kernels.products import dots, products, residuals, row_products, squared_norms
+from allround.kernels.products import LONG, dots, matvec, products, residuals, row_products, squared_norms
 from allround.kernels.repeat import repeat
 
 
@@ -289,7 +289,19 @@ def test_a_step_runs_as_often_as_asked_or_until_done():
     assert count.item() == 12
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("width", [1, LONG - 1, LONG, 300])
+def test_a_matrix_times_a_vector_is_right_and_alike_for_equal_rows(width):
+    matrix, vector = tensors(*random_factors(1001, width), random_factors(1, width, seed=1)[0][0])
+    matrix[1000] = matrix[3]
+    product = matvec(matrix, vector)
+    assert product.dtype == torch.float32
+    torch.testing.assert_close(product.double(), matrix.double() @ vector.double(), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(matvec(matrix[:1], vector), product[:1], rtol=1e-5, atol=1e-4)
+    if width >= LONG:
+        assert product[1000] == product[3]
+
+
+@pytest.mark.gpu
 def test_a_captured_step_runs_as_often_as_asked_and_its_warm_up_leaves_no_trace():
     device = choose("cuda", exact=True)
     count, trace = torch.zeros(1, device=device, dtype=torch.int64), torch.zeros(100, device=device)
@@ -303,7 +315,7 @@ def test_a_captured_step_runs_as_often_as_asked_and_its_warm_up_leaves_no_trace(
     assert trace.tolist() == list(range(100))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_the_gpu_picks_what_the_cpu_picks(dtype):
     device = choose("cuda", exact=True)

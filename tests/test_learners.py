@@ -544,7 +544,7 @@ def test_the_training_step_never_asks_the_device_for_a_value():
             assert watch.asked == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_on_a_gpu_the_captured_step_trains_like_the_eager_one(optimiser):
     from allround.device import choose

@@ -259,7 +259,7 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_tensors_lie_on_the_device_asked_for(files, arrays):
     for pool in (Pool.open(*files, device="cuda"), Pool.from_arrays(**arrays, labelled=LABELLED, device="cuda")):
         assert pool.features.is_cuda

@@ -233,7 +233,7 @@ for name in names():
     assert max(grown.values()) < 168, grown
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @EVERY
 def test_the_gpu_picks_what_the_cpu_picks(name, hyperparameters):
     data = arrays(2000, d=32, c=10)

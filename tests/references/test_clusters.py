@@ -187,7 +187,7 @@ def test_representatives_of_copies_are_taken_in_order():
     assert not distances.any()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_the_gpu_clusters_as_the_cpu_does_and_always_the_same():
     vectors, weights = torch.from_numpy(blobs(3000, 16, 20)), torch.rand(3000)
     for given in (None, weights):

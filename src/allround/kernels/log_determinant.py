@@ -132,7 +132,7 @@ def _rows(factors: tuple[torch.Tensor, ...], k: int, regularisation: float, sets
         rest.clamp_(min=0)
 
     def explain(row: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
-        new = (dots(factors, row) - matvec(known.T, known.index_select(1, row)[:, 0])) / size  # (n,)
+        new = (dots(factors, row) - torch.mv(known.T, known.index_select(1, row)[:, 0])) / size  # (n,)
         known.index_copy_(0, count, new[None].float())
         count.add_(1)
         return new

@@ -155,8 +155,10 @@ def nearest_within(vectors: torch.Tensor, groups: torch.Tensor, k: int) -> tuple
 
 
 def blocks(rows: int, columns: int, device: torch.device, cpu: int = BLOCK // 16) -> list[slice]:
-    """Stretches of the rows of a (rows, columns) matrix, of so many numbers on a CPU: what fits its cache, for short
-    work on each. A GPU would wait for the launches."""
+    """Stretches of the rows of a (rows, columns) matrix.
+
+    cpu: numbers in a block on a CPU, by default what fits its cache; a GPU would wait for the launches of so small ones
+    """
     height = max(1, (16 * BLOCK if device.type == "cuda" else cpu) // max(1, columns))
     return [slice(start, min(start + height, rows)) for start in range(0, rows, height)]
 

@@ -3,7 +3,8 @@
 Keller Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (arXiv 2404.00498): a first convolution that
 whitens patches and is not trained, three groups of two convolutions that start as partial identities (Dirac), batch
 normalisation whose biases alone are learned, GELU, logits scaled by 1/9. Its recipe (Nesterov SGD, 64 times the
-learning rate for the biases of batch normalisation, one cycle, label smoothing 0.2) is the catalogue's entry `fast`.
+learning rate for the biases of batch normalisation, one cycle, label smoothing 0.2) is, with a few changes, the
+catalogue's entry `fast`.
 
 The whitening is computed from the labelled training images: what the training sees, nothing else, in a fixed order.
 """
