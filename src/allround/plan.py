@@ -41,7 +41,7 @@ def labels(study: Study, cell: Cell) -> str:
 @cache
 def train(study: Study, cell: Cell, member: int = 0) -> str:
     """Identity of a cell's checkpoint.pt and metrics.json, or of those of another member of its ensemble."""
-    settings = study.learners[cell.learner]
+    settings = learners.identity(study.learners[cell.learner])
     inputs = {"dataset": dataset(study, cell.dataset), "labels": labels(study, cell)}
     if warm(study, cell):
         inputs["previous"] = train(study, cell.previous.home, member)

@@ -11,7 +11,7 @@ gc.disable()  # until the first job: a plan is millions of objects that all stay
 SOURCE = Path(workflow.basedir) / "src"
 sys.path.insert(0, str(SOURCE))  # this clone's code, whatever is installed elsewhere
 
-from allround import gpus, layout, plan, study, views
+from allround import gpus, layout, learners, plan, study, views
 from allround.artifacts import identity_of
 from allround.errors import AllroundError
 from allround.launch import offer, withdraw

@@ -81,13 +81,13 @@ def finished_rounds():
 
 def training_files(cell, member=""):
     """What a training reads. member: "", or the folder of a member of an ensemble"""
-    previous = []
+    start = learners.checkpoint(STUDY.learners[cell.learner]) or []
     if plan.warm(STUDY, cell):
-        previous = in_cell(cell.previous.home, f"{member}checkpoint.pt")
+        start = in_cell(cell.previous.home, f"{member}checkpoint.pt")
     return {
         "dataset": dataset_file(cell),
         "labels": in_cell(cell, "labels.csv"),
-        "previous": previous,
+        "start": start,
     }
 
 

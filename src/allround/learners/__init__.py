@@ -8,6 +8,7 @@ but the names of torchvision and timm. The training itself lives in `learners.tr
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
 from importlib import import_module
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from allround.errors import AllroundError, unknown
+from allround.learners import own_weights
 
 FOLDER = Path(__file__).parent / "architectures"
 LIBRARIES = {"torchvision": "torchvision_model", "timm": "timm_model"}  # prefix of a name -> the file that serves it
+PRETRAINED = ("pretrained", "weights", "weights_backbone")  # arguments of theirs that would fetch weights
 
 DEFAULTS: dict[str, Any] = {
     "arguments": {},
@@ -96,9 +99,24 @@ def settings(entry: dict, where: str) -> dict:
     whole["schedule"] = _variant(whole["schedule"], SCHEDULES, "schedule", where)
     whole["augmentation"] = _section(whole["augmentation"], AUGMENTATION, "augmentation", where)
     whole["stop"] = _section(whole["stop"], STOP, "stop", where)
-    for key in ("initialisation", "precision", "epochs", "min_steps", "batch_size", "label_smoothing"):
+    for key in ("precision", "epochs", "min_steps", "batch_size", "label_smoothing"):
         whole[key] = _checked(key, whole[key], where)
+    whole["initialisation"] = _initialisation(whole["initialisation"], whole["arguments"], where)
     return whole
+
+
+def checkpoint(settings: Mapping[str, Any]) -> str | None:
+    """The file that a learner starts from in every round; None where it names none."""
+    start = settings["initialisation"]
+    return start["checkpoint"] if isinstance(start, Mapping) else None
+
+
+def identity(settings: Mapping[str, Any]) -> dict:
+    """The settings as they count in the identity of a training: a file by what it says, wherever it lies."""
+    start = settings["initialisation"]
+    if not isinstance(start, Mapping):
+        return dict(settings)
+    return {**settings, "initialisation": {key: start[key] for key in ("prefix", "sha256")}}
 
 
 def names() -> list[str]:
@@ -114,6 +132,15 @@ def modules(settings: dict) -> list[str]:
 def file_of(architecture: str) -> str:
     """The file in learners/architectures that builds an architecture."""
     return LIBRARIES.get(architecture.partition(":")[0], architecture)
+
+
+def _initialisation(entry: object, arguments: Mapping[str, Any], where: str) -> str | dict:
+    if not isinstance(entry, Mapping):
+        return _checked("initialisation", entry, where)
+    fetched = [key for key in PRETRAINED if arguments.get(key)]
+    if fetched:
+        raise AllroundError(f"{where}: starts from its own checkpoint and from {fetched[0]}; leave one of them out.")
+    return own_weights.checked(entry, where)
 
 
 def _allowed() -> list[str]:

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from allround.errors import AllroundError, unknown
-from allround.learners import LIBRARIES, file_of, names
-
-PRETRAINED = ("pretrained", "weights", "weights_backbone")  # arguments that would fetch weights
+from allround.learners import LIBRARIES, PRETRAINED, file_of, names
 
 
 class Classifier(nn.Module):

@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from allround.errors import AllroundError
 from allround.learners import augmentation, optimisers
-from allround.learners.model import Classifier, architecture, build, load
+from allround.learners.model import Classifier, architecture, build
 from allround.learners.resume import Keeper
 from allround.learners.schedules import rates
 from allround.learners.steps import allocate, faster, precision, stepper
@@ -55,13 +54,13 @@ def fit(
     std: tuple[float, ...],
     seeds: np.random.SeedSequence,
     device: torch.device,
-    start: Mapping[str, Tensor] | None = None,
+    start: Callable[[Classifier], None] | None = None,
     state: Path | None = None,
     identity: str = "",
     log: Callable[[str], None] = print,
     graphs: bool = True,
 ) -> Fitted:
-    """Train a learner from scratch, or from the weights `start`.
+    """Train a learner from scratch, or from the weights that `start` puts into its model.
 
     images: (n, h, w, c) uint8; labels: (n,) in 0..classes-1; mean, std: per channel on the scale 0..1
     learner: complete settings
@@ -137,14 +136,14 @@ def _initial(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     seeds: np.random.SeedSequence,
-    start: Mapping[str, Tensor] | None,
+    start: Callable[[Classifier], None] | None,
 ) -> Classifier:
     """The model before its first step, drawn on the CPU: equal weights on every device."""
     torch.manual_seed(_seed(seeds, "initialisation", 0))
     model = build(learner, shape, classes, fetch=start is None)
     prepare = getattr(architecture(learner["architecture"]), "prepare", None)
     if start is not None:
-        load(model, start, "the checkpoint to start from")
+        start(model)
     elif prepare:
         moments = augmentation.moments(mean, std, torch.device("cpu"))
         many = min(len(images), PREPARED_IMAGES, max(1, PREPARED_PIXELS // (shape[0] * shape[1])))

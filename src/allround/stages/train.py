@@ -1,6 +1,7 @@
 """Train a learner on a round's labelled set, and test it.
 
-dataset.h5 + labels.csv (+ checkpoint.pt of the round before, for a learner with a warm start)
+dataset.h5 + labels.csv (+ --start: checkpoint.pt of the round before, for a learner with a warm start, or the file that
+the learner starts from in every round)
     -> checkpoint.pt (weights, and what rebuilds the model) + metrics.json (of the test set)
 
 Without --metrics the test is left out: a checkpoint that was deleted, made again.
@@ -11,8 +12,9 @@ Prints its progress. Killed, it goes on from its last saved epoch; the state for
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +32,9 @@ from allround.artifacts import (
 from allround.device import choose
 from allround.errors import AllroundError
 from allround.job import run_stage, seed_sequence
+from allround.learners import own_weights
 from allround.learners.inference import outputs
-from allround.learners.model import pack
+from allround.learners.model import Classifier, load, pack
 from allround.learners.resume import Keeper
 from allround.learners.scores import evaluate
 from allround.learners.training import Fitted, fit
@@ -41,7 +44,7 @@ def train(
     *,
     dataset: Path,
     labels: Path,
-    previous: Path | None,
+    start: Path | None,
     checkpoint: Path,
     metrics: Path | None,
     identity: str,
@@ -55,7 +58,7 @@ def train(
     labelled = read_labels(labels, {key: value for key, value in cell.items() if key != "member"})
     same_dataset(labels, labelled.digest, dataset, data.digest)
     _check_labels(labels, labelled, data)
-    start = _start(previous, learner, cell, data, dataset)
+    starter = _starter(start, learner, cell, data, dataset)
     place = choose(device, threads)
     state = checkpoint.with_suffix(".resume")
     fitted = fit(
@@ -67,7 +70,7 @@ def train(
         std=data.std,
         seeds=seed_sequence(identity),
         device=place,
-        start=start,
+        start=starter,
         state=state,
         identity=identity,
         log=_say,
@@ -111,20 +114,27 @@ def _check_labels(path: Path, labelled: Labels, data: Dataset) -> None:
         )
 
 
-def _start(previous: Path | None, learner: dict, cell: dict, data: Dataset, dataset: Path) -> dict[str, Any] | None:
-    """The weights to start from: those of the round before, for a warm start after round 0."""
+def _starter(
+    path: Path | None, learner: dict, cell: dict, data: Dataset, dataset: Path
+) -> Callable[[Classifier], None] | None:
+    """What puts the weights to start from into a model, if any: those of a file, or of the round before."""
     round_, name = cell.get("round", 0), cell["learner"]
-    warm = learner["initialisation"] == "warm" and round_ > 0
-    if warm and previous is None:
-        raise AllroundError(f"learner '{name}' starts from the round before; give its checkpoint.pt with --previous.")
-    if previous is not None and not warm:
-        raise AllroundError(f"learner '{name}' starts from scratch in round {round_}; leave --previous out.")
-    if previous is None:
+    initialisation = learner["initialisation"]
+    given, warm = isinstance(initialisation, dict), initialisation == "warm" and round_ > 0
+    if path is None and given:
+        raise AllroundError(f"learner '{name}' starts from a file of weights; give it with --start.")
+    if path is None and warm:
+        raise AllroundError(f"learner '{name}' starts from the round before; give its checkpoint.pt with --start.")
+    if path is None:
         return None
+    if given:
+        return own_weights.starter(path, initialisation, data.classes, _say)
+    if not warm:
+        raise AllroundError(f"learner '{name}' starts from scratch in round {round_}; leave --start out.")
     same = {key: cell[key] for key in ("dataset", "learner", "start", "seed", "member") if key in cell}
-    saved = read_checkpoint(previous, same | {"round": round_ - 1})
-    same_dataset(previous, saved["dataset_digest"], dataset, data.digest)
-    return saved["weights"]
+    saved = read_checkpoint(path, same | {"round": round_ - 1})
+    same_dataset(path, saved["dataset_digest"], dataset, data.digest)
+    return partial(load, state=saved["weights"], source=path)
 
 
 def _say(line: str) -> None:
@@ -132,4 +142,4 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(train, inputs=("dataset", "labels"), optional=("previous",), outputs=("checkpoint",), extra=("metrics",))
+    run_stage(train, inputs=("dataset", "labels"), optional=("start",), outputs=("checkpoint",), extra=("metrics",))
