@@ -16,8 +16,8 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from allround.evaluation.axes import gain_limits, ratio_limits, ratio_ticks, title
 from allround.evaluation.efficiency import efficiency, peaks
-from allround.evaluation.figures import gain_limits, ratio_limits, ratio_ticks, title
 from allround.evaluation.looks import looks
 from allround.evaluation.statistics import ARM, BASELINE, GROUP, curves, groups, matrix, seconds_spent, summary
 
