@@ -250,6 +250,10 @@ POOL_FAULTS = {
         "taken as normalised; leave scale out",
     ),
     "a model in training": ({"model": Classifier(torch.nn.Flatten(), torch.nn.Linear(8, 5))}, "in training mode"),
+    "a model elsewhere": (
+        {"model": Classifier(torch.nn.Flatten(), torch.nn.Linear(8, 5, device="meta")).eval()},
+        r"model is on meta, the pool on cpu; model\.to\('cpu'\)",
+    ),
     "a model that is none": ({"model": torch.nn.Linear(8, 5)}, "must be an allround.learners.model.Classifier"),
     "a mask of labelled ones": (
         {"labelled": np.arange(60) < 10},

@@ -297,8 +297,9 @@ def test_every_image_gets_the_crop_and_the_flip_drawn_for_it(padding, shape):
 def test_cutout_greys_a_square_around_the_drawn_centre():
     draws = torch.zeros(augmentation.DRAWS, 3, dtype=torch.int64)
     draws[3:] = torch.tensor([[0, 5, 9], [0, 5, 2]])
-    images = torch.ones(3, 2, 10, 10)
+    images = torch.ones(3, 2, 10, 10).to(memory_format=torch.channels_last)
     out = augmentation.cut_out(images, draws, 4)
+    assert out.is_contiguous(memory_format=torch.channels_last)  # what a network in that layout would make of it
     for k, (cy, cx) in enumerate(draws[3:].T.tolist()):
         reference = np.ones((10, 10))
         reference[max(0, cy - 2) : cy + 2, max(0, cx - 2) : cx + 2] = 0

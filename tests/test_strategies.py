@@ -238,7 +238,9 @@ for name in names():
 def test_the_gpu_picks_what_the_cpu_picks(name, hyperparameters):
     data = arrays(2000, d=32, c=10)
     here = select(name, Pool.from_arrays(**data), budget=100, **hyperparameters)
-    pool = Pool.from_arrays(**data, device=str(device.choose("cuda", exact=True)))
+    place = device.choose("cuda", exact=True)
+    data["model"] = data["model"].to(place)
+    pool = Pool.from_arrays(**data, device=str(place))
     there = select(name, pool, budget=100, **hyperparameters)
     assert there.tolist() == select(name, pool, budget=100, **hyperparameters).tolist()
     sure = 10 if name == "batch_bald" else 20  # later, rounding may decide between equals

@@ -81,8 +81,8 @@ def whole(what: str, values: Any) -> np.ndarray:
     return values.astype(np.int64).reshape(-1)
 
 
-def check_model(model: Any) -> None:
-    """That a model is one that strategies can look through."""
+def check_model(model: Any, device: str) -> None:
+    """That a model is one that strategies can look through, on the pool's device."""
     if model is None:
         return
     if not hasattr(model, "body") or not hasattr(model, "head"):
@@ -91,6 +91,9 @@ def check_model(model: Any) -> None:
         )
     if model.training:
         raise AllroundError("model is in training mode, in which every look at it gives something else; model.eval().")
+    there = {str(weights.device) for weights in model.parameters()}
+    if any(place.partition(":")[0] != device.partition(":")[0] for place in there):
+        raise AllroundError(f"model is on {', '.join(sorted(there))}, the pool on {device}; model.to('{device}').")
 
 
 def check_scale(images: Any, scale: Any) -> None:

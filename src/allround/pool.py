@@ -76,7 +76,7 @@ class Pool:
         self.fields, self.size, self.device, self.views = dict(fields), size, device, views
         self.posterior, self.model, self.scale, self.classes, self.truth = "point", model, scale, classes, truth
         self.has = views | ({"model"} if model is not None else set()) | ({"images"} & set(fields))
-        check_model(model)
+        check_model(model, device)
         self.labelled = whole("labelled", labelled)
         self.labels = None if labels is None else whole("labels", labels)
         _check_labelled(self.labelled, self.labels, size)

@@ -116,11 +116,18 @@ class Cover:
                 total[here] += self.rise(some.take(here), members, self.level[members], ceiling)
         return total
 
+    def to(self, row: torch.Tensor) -> torch.Tensor:
+        """How well one row, (1,), covers every member, (g,)."""
+        one = similarities(self.rows.take(row), self.over, self.similarity)[0]
+        return one if self.ceiling is None else torch.minimum(one, self.ceiling)
+
+    def risen_by(self, row: torch.Tensor) -> int:
+        """How many members one row, (1,), would cover better. The host waits for it."""
+        return int(((self.to(row) > self.level) & (self.weights > 0)).sum())
+
     def add(self, row: torch.Tensor, where: torch.Tensor) -> None:
         """Cover the ground set with one more row, (1,), where the mask (1,) says so."""
-        one = similarities(self.rows.take(row), self.over, self.similarity)[0]  # (g,)
-        one = one if self.ceiling is None else torch.minimum(one, self.ceiling)
-        torch.where(where, torch.maximum(self.level, one), self.level, out=self.level)
+        torch.where(where, torch.maximum(self.level, self.to(row)), self.level, out=self.level)
 
 
 def rise(similarity: torch.Tensor, members: torch.Tensor, low: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
@@ -142,11 +149,10 @@ def looks_are_free(device: torch.device) -> bool:
 
 def _exact(cover: Cover, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     n, g, device = len(cover.rows.factors[0]), len(cover.level), cover.level.device
-    # as many members as a pick changes, more or less, so that most picks take one step
-    width = min(g, max(32, min(256, 8 * g // k // 32 * 32)))
-    high = max(1, cover.block // width)
     some, looks = min(n, REFRESH), looks_are_free(device)
     bounds = cover.gains(cover.rows)  # (n,) gains but for members not worked in, -inf once picked
+    width = min(g, _usual_rise(cover.risen_by(bounds.argmax().view(1)), g, k))  # members that a step works in
+    high = max(1, cover.block // width)
     worked = cover.level.clone()  # (g,) the level that bounds know of
     position, slots = torch.arange(g, device=device), torch.arange(width, device=device)
     chunk = torch.zeros(width + 1, dtype=torch.int64, device=device)  # the last place is for what finds no room
@@ -174,7 +180,7 @@ def _exact(cover: Cover, k: int) -> tuple[torch.Tensor, torch.Tensor]:
         settled = work_in()
         if looks and not settled:
             return
-        best = bounds.topk(some).indices
+        best = bounds.float().topk(some).indices  # in half the passes of float64
         best[-1:] = bounds.argmax()  # the first of many equals, which topk may leave out
         best = best.sort().values
         chosen = bounds.index_select(0, best) == -torch.inf
@@ -191,6 +197,16 @@ def _exact(cover: Cover, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
     repeat(step, (bounds, worked, cover.level, chunk, rows, gains, count), done=lambda: int(count) == k)
     return rows, gains
+
+
+def _usual_rise(first: int, g: int, k: int) -> int:
+    """About as many members as a pick raises, so that most picks take one step: a multiple of 32 up to 256.
+
+    first: how many of g the first pick raises. As if m = g / first rows covered them before: pick t raises g / (m + t),
+    over k picks g / k ln(1 + k / m) on average, and half as many again is room for picks that raise more.
+    """
+    usual = g / k * math.log1p(k * max(first, 1) / g)
+    return min(256, 32 * math.ceil(1.5 * usual / 32))
 
 
 def _stochastic(cover: Cover, k: int, draws: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -59,11 +59,12 @@ def gather(padded: Tensor, index: Tensor, draws: Tensor, size: tuple[int, int]) 
 
 
 def cut_out(images: Tensor, draws: Tensor, side: int) -> Tensor:
-    """Set a square of `side` pixels of every normalised image (b, c, h, w) to 0, the training set's mean colour."""
+    """Set a square of `side` pixels of every normalised image (b, c, h, w) to 0, the training set's mean colour, in
+    place (a copy would lose the layout channels_last)."""
     y = torch.arange(images.shape[2], device=images.device) - draws[3][:, None] + side // 2  # (b, h)
     x = torch.arange(images.shape[3], device=images.device) - draws[4][:, None] + side // 2
     inside = ((y >= 0) & (y < side))[:, None, :, None] & ((x >= 0) & (x < side))[:, None, None, :]  # (b, 1, h, w)
-    return images.masked_fill(inside, 0.0)
+    return images.masked_fill_(inside, 0.0)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
