@@ -14,11 +14,13 @@ cd "$(dirname "$0")/.." || exit 1
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 python=${PYTHON:-python3}
 failed=0
+asked=$wanted
 
 measure() { # name, limit, command
     local name=$1 limit=$2 status
     shift 2
     [[ $wanted == "  " || $wanted == *" $name "* ]] || return 0
+    asked=${asked/ $name / }
     echo "== $name: $*"
     timeout "$limit" "$@" >"$out/$name.txt" 2>&1
     status=$?
@@ -42,4 +44,5 @@ measure rounds 180 "$python" benchmarks/round.py --data "$data" --labels 1000 70
 measure gpu-1m 300 "${selection[@]}" --work gpu-1m --repeats 1 --limit 95 --strategies coreset typiclust cluster_margin
 measure gpu-1m-max_herding 100 "${selection[@]}" --work gpu-1m --repeats 1 --limit 95 --strategies max_herding
 measure training-others 120 "$python" benchmarks/training.py --learner resnet18_paper --batch 64 512 --seconds 5 --device cuda
+[[ $asked =~ ^\ *$ ]] || { echo "no such measurement:$asked" && failed=1; }
 exit $failed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 
 import numpy as np
@@ -53,6 +55,7 @@ FORMS = {
     "with an optimiser": lambda state: {"epoch": 3, "state_dict": state, "optimizer": {"state": {0: torch.ones(3)}}},
     "of several GPUs": lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
     "of an encoder": lambda state: {f"encoder.{name}": t for name, t in state.items() if not name.startswith("fc.")},
+    "of torch 1.5": lambda state: {"state_dict": state},
     "in 16 bits": lambda state: {name: tensor.half() for name, tensor in state.items()},
     "without counts": lambda state: {name: t for name, t in state.items() if not name.endswith("num_batches_tracked")},
 }
@@ -62,7 +65,7 @@ FORMS = {
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_body_takes_the_files_weights_under_the_names_that_people_save_them_by(tmp_path, published, form, channels):
     file = tmp_path / "weights.pt"
-    torch.save(FORMS[form](published.state_dict()), file)
+    torch.save(FORMS[form](published.state_dict()), file, _use_new_zipfile_serialization=form != "of torch 1.5")
     model, other = (drawn(shape=(32, 32, channels)) for _ in range(2))
     started(learner(file), file, model)
     network = model.body[1] if channels == 1 else model.body
@@ -98,6 +101,8 @@ def test_one_of_several_networks_in_a_file_is_chosen_by_prefix(tmp_path, publish
     for prefix in ("key", "key.", "module.key", "state_dict.module.key."):
         model = started(learner(file, prefix=prefix), file, drawn())
         assert torch.equal(model.body.conv1.weight, other["conv1.weight"])
+    torch.save({"model": published.state_dict(), "average": {"model": other}}, file)
+    assert torch.equal(started(learner(file, prefix="model"), file, drawn()).body.conv1.weight, published.conv1.weight)
     for prefix in ("kye", "ey"):
         with pytest.raises(AllroundError, match=rf"nothing called {prefix}\.conv1\.weight"):
             started(learner(file, prefix=prefix), file, drawn())
@@ -124,7 +129,34 @@ def test_what_does_not_fit_is_one_clear_line_that_names_the_first_fault(tmp_path
     fails("1 of 100 tensors are missing, the first is layer2.0.bn1.bias", without)
     fails(r"it has fc1\.weight, and nothing called \*\.conv1\.weight", {"fc1.weight": torch.ones(2)})
     fails("it has no tensor", {"epoch": 3})
-    fails("not a file of weights .*write one of tensors alone", {"weights": nn.Linear(1, 1)})
+    fails(r"not a file of tensors alone .*torch\.save\(model\.state_dict", {"weights": nn.Linear(1, 1)})
+    fails("bn1.weight holds numbers that are not finite", {**state, "bn1.weight": state["bn1.weight"] / 0})
+    file.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(AllroundError, match="not a file of tensors alone"):
+        started(learner(file), file, drawn())
+
+
+def test_a_larger_network_is_refused_and_not_used_in_part(tmp_path):
+    from torchvision.models import resnet34
+
+    file = tmp_path / "weights.pt"
+    torch.save(resnet34().state_dict(), file)
+    with pytest.raises(AllroundError, match=r"larger network than the learner's, with layer1\.2\.conv1\.weight and 9"):
+        started(learner(file), file, drawn())
+    torch.save({"classes": CLASSES, "weights": drawn("mlp", (8, 8, 1), layers=2, width=16).state_dict()}, file)
+    entry = learner(file, "mlp", {"width": 16})
+    with pytest.raises(AllroundError, match=r"larger network .*with weights\.body\.2\.0\.weight and 1"):
+        started(entry, file, drawn("mlp", (8, 8, 1), width=16))
+
+
+def test_the_old_head_of_another_network_may_lie_among_the_bodys_modules(tmp_path):
+    """torchvision's mobilenet_v3 ends in classifier.3, and classifier.0 is a part of the body."""
+    from torchvision.models import mobilenet_v3_small
+
+    file = tmp_path / "weights.pt"
+    torch.save({"model": mobilenet_v3_small().state_dict()}, file)
+    entry = learner(file, "torchvision:mobilenet_v3_small", prefix="model")
+    assert "classifier.0.weight" in started(entry, file, drawn("torchvision:mobilenet_v3_small")).body.state_dict()
 
 
 def test_a_mistake_in_the_entry_is_one_line_before_any_job(tmp_path):
@@ -142,7 +174,7 @@ def test_a_mistake_in_the_entry_is_one_line_before_any_job(tmp_path):
     )
     fails("needs the path of a file", initialisation={"prefix": "model"})
     fails("prefix is 3; allowed", initialisation={"checkpoint": str(file), "prefix": 3})
-    fails("unknown initialisation 'warn'. Did you mean 'warm'", initialisation="warn")
+    fails("unknown initialisation 'warn'. Did you mean 'warm'.*{checkpoint: <file>}", initialisation="warn")
     pretrained = {"architecture": "timm:resnet10t", "arguments": {"pretrained": True}}
     fails(
         "from its own checkpoint and from pretrained; leave one", initialisation={"checkpoint": str(file)}, **pretrained
@@ -169,39 +201,69 @@ seeds: 1
 """
 
 
+def own_study(workspace, file):
+    """A study whose learner starts from a file."""
+    catalogue = workspace.root / "config/catalogue/learners.yaml"
+    entry = {"architecture": "mlp", "arguments": {"width": 16}, "epochs": 1, "batch_size": 5}
+    entry |= {"optimiser": {"name": "sgd", "lr": 1e-12}, "initialisation": {"checkpoint": file}}
+    catalogue.write_text(f"{catalogue.read_text()}pretrained: {json.dumps(entry)}\n")
+    workspace.study("own", STUDY)
+    workspace.keep("[checkpoints]")
+
+
 def test_a_study_starts_every_round_from_the_file_and_follows_what_it_says_not_where_it_lies(workspace):
-    file = workspace.root / "pretrained.pt"
+    file = workspace.root / "{pre} trained.pt"
 
     def pretrain(bias):
         layer = nn.Linear(64, 16)
         nn.init.constant_(layer.bias, bias)
-        torch.save({"net": {f"0.{name}": tensor for name, tensor in layer.state_dict().items()}}, file)
+        torch.save({"net": {f"1.0.{name}": tensor for name, tensor in layer.state_dict().items()}}, file)
 
     pretrain(0.25)
-    catalogue = workspace.root / "config/catalogue/learners.yaml"
-    entry = "{architecture: mlp, arguments: {width: 16}, epochs: 1, batch_size: 5, optimiser: {name: sgd, lr: 1.0e-12}"
-    catalogue.write_text(
-        catalogue.read_text() + f"pretrained: {entry}, initialisation: {{checkpoint: pretrained.pt}}}}\n"
-    )
-    workspace.study("own", STUDY)
-    workspace.keep("[checkpoints]")
+    os.utime(file, (2e9, 2e9))  # of 2033
+    own_study(workspace, file.name)
     workspace.snakemake(study="own")
     checkpoints = sorted((workspace.root / "results/digits/pretrained").rglob("checkpoint.pt"))
     assert len(checkpoints) == 3
     for path in checkpoints:
         weights = torch.load(path, weights_only=True)["weights"]
         np.testing.assert_allclose(weights["body.1.0.bias"], 0.25, atol=1e-6)
-        assert "starts from pretrained.pt, net.*: " in (path.parent / "log/train.log").read_text()
+        assert f"starts from {file.name}, net.*: 2 tensors" in (path.parent / "log/train.log").read_text()
+    assert file.stat().st_mtime == 2e9
+    assert workspace.planned(study="own") == {}
+
+    for path in checkpoints:
+        path.unlink()
+    workspace.edit("config/studies/own.yaml", "rounds: 2", "rounds: 3")
+    assert workspace.planned(study="own")["train_again"] == 1  # margin's, whose embedding the next query needs
 
     shutil.move(file, workspace.root / "moved.pt")
-    assert "cannot read the checkpoint pretrained.pt" in workspace.snakemake("-n", study="own", ok=False)
-    workspace.edit("config/catalogue/learners.yaml", "pretrained.pt", "moved.pt")
-    assert workspace.planned(study="own") == {"collect": 1, "report": 1}  # the report names the file
+    assert f"cannot read the checkpoint {file.name}" in workspace.snakemake("-n", study="own", ok=False)
+    workspace.edit("config/catalogue/learners.yaml", file.name, "moved.pt")
     workspace.snakemake(study="own")
-
+    assert workspace.planned(study="own") == {}
     pretrain(0.5)
     shutil.move(file, workspace.root / "moved.pt")
-    assert workspace.planned(study="own")["train"] == 3
+    assert workspace.planned(study="own")["train"] == 5
+    workspace.snakemake("--touch", study="own")
+    assert workspace.planned(study="own") == {}
+
+
+def test_a_checkpoint_among_the_results_may_be_the_file_and_outlives_the_run(workspace):
+    """Snakemake would delete it after use, or make it anew, if it were an input of the training."""
+    workspace.snakemake("results/digits/tiny/random20/start/seed0/round000/metrics.json")
+    file = "results/digits/tiny/random20/start/seed0/round000/checkpoint.pt"
+    shutil.copy(workspace.root / file, workspace.root / "copy.pt")
+    own_study(workspace, file)
+    workspace.keep("[]")
+    workspace.study("own", STUDY.replace("[pretrained]", "[pretrained, tiny]"))
+    shutil.move(workspace.root / "copy.pt", workspace.root / file)
+    workspace.snakemake(
+        "--cores", "1", "results/digits/pretrained/random20/start/seed0/round000/metrics.json", study="own"
+    )
+    log = workspace.root / "results/digits/pretrained/random20/start/seed0/round000/log/train.log"
+    assert "weights.body.*: 2 tensors; the head is its own" in log.read_text()
+    assert (workspace.root / file).exists()
 
 
 def test_a_training_names_no_path_in_its_identity(tmp_path):

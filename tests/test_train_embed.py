@@ -81,12 +81,12 @@ def files(tmp_path):
     return {"dataset": dataset, "labels": label(tmp_path, digest), "folder": tmp_path, "digest": digest}
 
 
-def run_train(files, identity=None, folder=None, start=None, **changed):
+def run_train(files, identity=None, folder=None, **changed):
     folder = folder or files["folder"]
     folder.mkdir(exist_ok=True)
-    paths = {key: files[key] for key in ("dataset", "labels")} | changed
+    paths = {key: files[key] for key in ("dataset", "labels")} | {"previous": None, "weights": None} | changed
     out = {"checkpoint": folder / "checkpoint.pt", "metrics": folder / "metrics.json"}
-    facts = train(**paths, **out, start=start, identity=identity or job("train"), device="cpu", threads=1)
+    facts = train(**paths, **out, identity=identity or job("train"), device="cpu", threads=1)
     return out["checkpoint"], out["metrics"], facts
 
 
@@ -249,7 +249,8 @@ from allround.learners import resume
 resume.SECONDS, resume.SHARE = 0.0, 1e9
 from allround.job import run_stage
 from allround.stages.train import train
-run_stage(train, inputs=("dataset", "labels"), optional=("start",), outputs=("checkpoint", "metrics"))
+files = {"inputs": ("dataset", "labels"), "optional": ("previous",), "given": ("weights",)}
+run_stage(train, **files, outputs=("checkpoint", "metrics"))
 """
 
 
@@ -283,16 +284,20 @@ def test_a_warm_start_continues_from_the_round_before(files):
     still = {"initialisation": "warm", "epochs": 1, "optimiser": {"name": "sgd", "lr": 1e-12}}
     labels = label(files["folder"], files["digest"], cell=cells[1], name="more.csv")
     second, _, _ = run_train(
-        files, job("train", cells[1], **still), files["folder"] / "second", start=first, labels=labels
+        files, job("train", cells[1], **still), files["folder"] / "second", previous=first, labels=labels
     )
     heads = [read_checkpoint(path)["weights"]["head.weight"] for path in (first, second)]
     torch.testing.assert_close(*heads, atol=1e-8, rtol=0)
-    with pytest.raises(AllroundError, match=r"give its checkpoint\.pt with --start"):
+    with pytest.raises(AllroundError, match=r"give its checkpoint\.pt with --previous"):
         run_train(files, job("train", cells[1], **still), labels=labels)
-    with pytest.raises(AllroundError, match="leave --start out"):
-        run_train(files, job("train", cells[1]), start=first, labels=labels)
+    with pytest.raises(AllroundError, match="leave --previous out"):
+        run_train(files, job("train", cells[1]), previous=first, labels=labels)
     with pytest.raises(AllroundError, match="made for round 1, needed for round 0"):
-        run_train(files, job("train", cells[1], **still), start=second, labels=labels)
+        run_train(files, job("train", cells[1], **still), previous=second, labels=labels)
+    with pytest.raises(AllroundError, match="names no file of weights; leave --weights out"):
+        run_train(files, weights=first)
+    with pytest.raises(AllroundError, match="starts from a file of weights; give it with --weights"):
+        run_train(files, job("train", initialisation={"checkpoint": str(first)}))
 
 
 def test_wrong_inputs_of_train_are_one_clear_line(files, tmp_path):

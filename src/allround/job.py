@@ -35,17 +35,18 @@ def run_stage(
     optional: Sequence[str] = (),
     outputs: Sequence[str],
     extra: Sequence[str] = (),
+    given: Sequence[str] = (),
     repeated: Sequence[str] = (),
     numbers: Sequence[str] = (),
 ) -> None:
     """Run one stage from its command line and exit.
 
-    work: called with a Path for every name in inputs, optional (or None), outputs and extra (outputs that are made
-        only where asked for, or None), a list of Paths for every name in repeated, a float (or None) for every name in
-        numbers (limits, which never change what a finished artifact holds), and identity, device, threads; what it
-        returns is added to the cost file
+    work: called with a Path for every name in inputs, optional (or None), outputs, extra (outputs that are made only
+        where asked for, or None) and given (files of the user's, never touched, or None), a list of Paths for every
+        name in repeated, a float (or None) for every name in numbers (limits, which never change what a finished
+        artifact holds), and identity, device, threads; what it returns is added to the cost file
     """
-    arguments = vars(_parser(work, (*inputs, *outputs), (*optional, *extra), repeated, numbers).parse_args())
+    arguments = vars(_parser(work, (*inputs, *outputs), (*optional, *extra, *given), repeated, numbers).parse_args())
     stage, cost = _stage_name(work), arguments.pop("cost")
     try:
         _check_identity(arguments["identity"], stage)

@@ -81,13 +81,13 @@ def finished_rounds():
 
 def training_files(cell, member=""):
     """What a training reads. member: "", or the folder of a member of an ensemble"""
-    start = learners.checkpoint(STUDY.learners[cell.learner]) or []
+    previous = []
     if plan.warm(STUDY, cell):
-        start = in_cell(cell.previous.home, f"{member}checkpoint.pt")
+        previous = in_cell(cell.previous.home, f"{member}checkpoint.pt")
     return {
         "dataset": dataset_file(cell),
         "labels": in_cell(cell, "labels.csv"),
-        "start": start,
+        "previous": previous,
     }
 
 
@@ -134,6 +134,12 @@ def label_input(wildcards):
         "query": in_cell(cell.previous, "query.csv"),
     }
     return unless_finished(made, labels_identity(wildcards), files)
+
+
+def given_weights(wildcards, output):
+    """The user's file that a training starts from; no input, which Snakemake might make, date anew or delete."""
+    file = learners.checkpoint(STUDY.learners[wildcards.learner])
+    return [file] if file else []
 
 
 def device(wildcards, output):

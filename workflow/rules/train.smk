@@ -20,12 +20,14 @@ rule train:
         runtime=train_minutes,
     params:
         identity=train_identity,
+        weights=given_weights,
         device=device,
     shell:
         "python -m allround.launch train"
         " --dataset {input.dataset}"
         " --labels {input.labels}"
-        " --start {input.start}"
+        " --previous {input.previous}"
+        " --weights {params.weights:q}"
         " --checkpoint {output.checkpoint}"
         " --metrics {output.metrics}"
         " --cost {output.cost}"
@@ -66,12 +68,14 @@ rule train_again:
         runtime=train_minutes,
     params:
         identity=train_identity,
+        weights=given_weights,
         device=device,
     shell:
         "python -m allround.launch train"
         " --dataset {input.dataset}"
         " --labels {input.labels}"
-        " --start {input.start}"
+        " --previous {input.previous}"
+        " --weights {params.weights:q}"
         " --checkpoint {output.checkpoint}"
         " --identity {params.identity:q}"
         " --device {params.device}"

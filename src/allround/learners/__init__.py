@@ -47,8 +47,8 @@ SCHEDULES: dict[str, dict] = {
 }
 AUGMENTATION: dict[str, Any] = {"crop": 0, "flip": False, "padding": "zero", "cutout": 0}
 STOP: dict[str, Any] = {"train_accuracy": 0.99}
+INITIALISATION = ("scratch", "warm")  # or a file of weights
 CHOICES = {
-    "initialisation": ("scratch", "warm"),
     "precision": ("auto", "float32", "bfloat16"),
     "padding": ("zero", "reflect"),
 }
@@ -126,7 +126,8 @@ def names() -> list[str]:
 
 def modules(settings: dict) -> list[str]:
     """The modules that a learner looks up by name at run time, for the code fingerprint."""
-    return [f"{__name__}.architectures.{file_of(settings['architecture'])}"]
+    given = [] if isinstance(settings["initialisation"], str) else [f"{__name__}.own_weights"]
+    return [f"{__name__}.architectures.{file_of(settings['architecture'])}", *given]
 
 
 def file_of(architecture: str) -> str:
@@ -136,7 +137,9 @@ def file_of(architecture: str) -> str:
 
 def _initialisation(entry: object, arguments: Mapping[str, Any], where: str) -> str | dict:
     if not isinstance(entry, Mapping):
-        return _checked("initialisation", entry, where)
+        if entry not in INITIALISATION:
+            raise unknown("initialisation", entry, (*INITIALISATION, "{checkpoint: <file>}"), where)
+        return entry
     fetched = [key for key in PRETRAINED if arguments.get(key)]
     if fetched:
         raise AllroundError(f"{where}: starts from its own checkpoint and from {fetched[0]}; leave one of them out.")

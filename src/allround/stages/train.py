@@ -1,7 +1,7 @@
 """Train a learner on a round's labelled set, and test it.
 
-dataset.h5 + labels.csv (+ --start: checkpoint.pt of the round before, for a learner with a warm start, or the file that
-the learner starts from in every round)
+dataset.h5 + labels.csv (+ checkpoint.pt of the round before, for a learner with a warm start, or the file of weights
+that the learner starts from in every round)
     -> checkpoint.pt (weights, and what rebuilds the model) + metrics.json (of the test set)
 
 Without --metrics the test is left out: a checkpoint that was deleted, made again.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,6 @@ from allround.artifacts import (
 from allround.device import choose
 from allround.errors import AllroundError
 from allround.job import run_stage, seed_sequence
-from allround.learners import own_weights
 from allround.learners.inference import outputs
 from allround.learners.model import Classifier, load, pack
 from allround.learners.resume import Keeper
@@ -44,7 +44,8 @@ def train(
     *,
     dataset: Path,
     labels: Path,
-    start: Path | None,
+    previous: Path | None,
+    weights: Path | None,
     checkpoint: Path,
     metrics: Path | None,
     identity: str,
@@ -58,7 +59,7 @@ def train(
     labelled = read_labels(labels, {key: value for key, value in cell.items() if key != "member"})
     same_dataset(labels, labelled.digest, dataset, data.digest)
     _check_labels(labels, labelled, data)
-    starter = _starter(start, learner, cell, data, dataset)
+    start = _given(weights, learner, cell, data) or _previous(previous, learner, cell, data, dataset)
     place = choose(device, threads)
     state = checkpoint.with_suffix(".resume")
     fitted = fit(
@@ -70,7 +71,7 @@ def train(
         std=data.std,
         seeds=seed_sequence(identity),
         device=place,
-        start=starter,
+        start=start,
         state=state,
         identity=identity,
         log=_say,
@@ -114,23 +115,31 @@ def _check_labels(path: Path, labelled: Labels, data: Dataset) -> None:
         )
 
 
-def _starter(
+def _given(path: Path | None, learner: dict, cell: dict, data: Dataset) -> Callable[[Classifier], None] | None:
+    """What puts the weights of the learner's file into a model, where it names one."""
+    initialisation = learner["initialisation"]
+    if not isinstance(initialisation, dict):
+        if path is not None:
+            raise AllroundError(f"learner '{cell['learner']}' names no file of weights; leave --weights out.")
+        return None
+    if path is None:
+        raise AllroundError(f"learner '{cell['learner']}' starts from a file of weights; give it with --weights.")
+    # by name: its code counts in the identity of the trainings that start from a file (learners.modules)
+    return import_module("allround.learners.own_weights").starter(path, initialisation, data.classes, _say)
+
+
+def _previous(
     path: Path | None, learner: dict, cell: dict, data: Dataset, dataset: Path
 ) -> Callable[[Classifier], None] | None:
-    """What puts the weights to start from into a model, if any: those of a file, or of the round before."""
+    """What puts the weights of the round before into a model, for a warm start after round 0."""
     round_, name = cell.get("round", 0), cell["learner"]
-    initialisation = learner["initialisation"]
-    given, warm = isinstance(initialisation, dict), initialisation == "warm" and round_ > 0
-    if path is None and given:
-        raise AllroundError(f"learner '{name}' starts from a file of weights; give it with --start.")
-    if path is None and warm:
-        raise AllroundError(f"learner '{name}' starts from the round before; give its checkpoint.pt with --start.")
+    warm = learner["initialisation"] == "warm" and round_ > 0
+    if warm and path is None:
+        raise AllroundError(f"learner '{name}' starts from the round before; give its checkpoint.pt with --previous.")
+    if path is not None and not warm:
+        raise AllroundError(f"learner '{name}' does not go on from another round here; leave --previous out.")
     if path is None:
         return None
-    if given:
-        return own_weights.starter(path, initialisation, data.classes, _say)
-    if not warm:
-        raise AllroundError(f"learner '{name}' starts from scratch in round {round_}; leave --start out.")
     same = {key: cell[key] for key in ("dataset", "learner", "start", "seed", "member") if key in cell}
     saved = read_checkpoint(path, same | {"round": round_ - 1})
     same_dataset(path, saved["dataset_digest"], dataset, data.digest)
@@ -142,4 +151,5 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(train, inputs=("dataset", "labels"), optional=("start",), outputs=("checkpoint",), extra=("metrics",))
+    files = {"inputs": ("dataset", "labels"), "optional": ("previous",), "given": ("weights",)}
+    run_stage(train, **files, outputs=("checkpoint",), extra=("metrics",))

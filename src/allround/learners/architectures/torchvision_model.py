@@ -35,9 +35,11 @@ def build(shape: tuple[int, int, int], classes: int, *, model: str, **arguments:
     old = network.get_submodule(linear[-1])
     head = nn.Linear(old.in_features, classes, bias=old.bias is not None) if pretrained else old
     network.set_submodule(linear[-1], nn.Identity())
-    return (nn.Sequential(_ThreeChannels(), network) if shape[2] == 1 else network), head
+    return (nn.Sequential(ThreeChannels(), network) if shape[2] == 1 else network), head
 
 
-class _ThreeChannels(nn.Module):
+class ThreeChannels(nn.Module):
+    """Grey images for a network of colour ones."""
+
     def forward(self, images: Tensor) -> Tensor:
         return images.expand(-1, 3, -1, -1)  # (n, 1, h, w) -> (n, 3, h, w)
