@@ -33,8 +33,9 @@ def query_gpus(wildcards):
 
 
 def memory(wildcards, attempt):
-    """MB of train and embed: twice the images, for what is labelled is copied."""
-    return int(attempt * (base_mb(training_gpus(wildcards)) + 2 * images_mb(wildcards)))
+    """MB of train and embed: twice the images, for what is labelled is copied, and the learner's file of weights."""
+    size = 2 * images_mb(wildcards) + weights_mb(wildcards)
+    return int(attempt * (base_mb(training_gpus(wildcards)) + size))
 
 
 def query_memory(wildcards, attempt):
@@ -49,6 +50,12 @@ def dataset_memory(wildcards, attempt):
 
 def base_mb(gpu):
     return GPU_MB if gpu else CPU_MB
+
+
+def weights_mb(wildcards):
+    """Size of the file that a learner starts from, if it names one."""
+    file = learners.checkpoint(STUDY.learners[wildcards.learner])
+    return Path(file).stat().st_size / 1e6 if file else 0
 
 
 def images_mb(wildcards):
