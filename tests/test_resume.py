@@ -21,11 +21,13 @@ def wait_for(condition, seconds=120):
 
 
 def metrics(work):
-    """Finished trainings -> time; one whose end snakemake has not recorded yet is not finished."""
+    """Finished trainings -> time; one whose end snakemake has not recorded yet, for every output, is not finished."""
     records = (work.root / ".snakemake/incomplete").rglob("*")
     unfinished = {base64.b64decode(path.name).decode() for path in records if path.is_file()}
-    found = (work.root / "results").rglob("metrics.json")
-    return {path: path.stat().st_mtime_ns for path in found if str(path.relative_to(work.root)) not in unfinished}
+    cells = {str(path.parent.relative_to(work.root)): path for path in (work.root / "results").rglob("metrics.json")}
+    outputs = ("metrics.json", "checkpoint.pt", "cost/train.json")
+    ended = {cell: not unfinished & {f"{cell}/{name}" for name in outputs} for cell in cells}
+    return {path: path.stat().st_mtime_ns for cell, path in cells.items() if ended[cell]}
 
 
 @pytest.mark.parametrize("victim", ["snakemake", "everything"])
