@@ -27,6 +27,14 @@ def wait_for(condition, seconds=120):
         time.sleep(0.02)
 
 
+def text_of(path: Path) -> str:
+    """What a file says that others write, and may remove at any moment; none says nothing."""
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
 def start(work, *arguments: str, **environment: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
     out = (work.root / f"{time.monotonic_ns()}.out").open("w+")
@@ -82,7 +90,7 @@ def test_a_job_that_outlived_its_snakemake_is_named_waited_for_and_not_run_twice
     second = start(held, kills.OUTPUTS["train"][0])
     log = held.root / kills.NEXT / "log/train.log"  # snakemake removes it for a moment
     words = "waiting for this job's process of an earlier, killed run"
-    wait_for(lambda: log.exists() and words in log.read_text(errors="replace"))
+    wait_for(lambda: words in text_of(log))
     said = second.out.read_text()
     line = next(line for line in said.splitlines() if "still at work" in line)
     assert "train of digits/tiny/random20/entropy_ensemble@5/seed0/round001 (process " in line
