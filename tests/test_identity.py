@@ -137,6 +137,18 @@ def test_edits_that_can_change_a_result_are_never_missed(package, file, old, new
     assert package() != package(file, old, new)
 
 
+def test_modules_that_no_result_depends_on_do_not_count(package, monkeypatch):
+    monkeypatch.setattr(identity, "PLUMBING", {"allround.tools"})
+    forget()
+    before = package()
+    assert before == package("tools", "return -x", "return +x")
+    assert before != package("shared", "FACTOR = 2", "FACTOR = 3")
+
+
+def test_modules_that_no_result_depends_on_exist():
+    assert all(identity._source(module) for module in identity.PLUMBING)
+
+
 def test_relative_imports_are_refused_because_they_would_be_missed(package):
     with pytest.raises(ValueError, match="absolute imports"):
         package("stages/cook", "from allround import tools", "from .. import tools")

@@ -5,9 +5,9 @@ fingerprint of the code that computes it. Two jobs with equal identities write e
 but a change of identity makes a finished job run again.
 
 The fingerprint covers the definitions (functions, classes, constants) that a stage's module reaches inside this
-package, found by following names through the syntax trees. Comments, docstrings, formatting, what an error says and
-definitions that the stage never reaches do not count. Modules that are looked up by name at run time (the strategy of
-a query, the source of a dataset) are named by the caller.
+package, found by following names through the syntax trees. Comments, docstrings, formatting, what an error says,
+definitions that the stage never reaches and modules that no result depends on (`PLUMBING`) do not count. Modules that
+are looked up by name at run time (the strategy of a query, the source of a dataset) are named by the caller.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = "allround"
+PLUMBING = frozenset({"allround.gpus"})  # decides when and where a job runs, not what it writes
 ROOT = Path(__file__).parent
 
 
@@ -40,7 +41,7 @@ def fingerprint(*modules: str) -> str:
     todo = [target for module in modules for target in _whole(module)]
     while todo:
         place = todo.pop()
-        if place not in seen:
+        if place not in seen and place[0] not in PLUMBING:
             seen[place], reached = _piece(*place)
             todo += reached
     return digest(canonical([[*key, text] for key, text in sorted(seen.items()) if text]))
