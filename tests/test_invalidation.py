@@ -7,6 +7,7 @@ by default (`keep: []`) so are checkpoints, and an embedding that is made again 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -69,6 +70,10 @@ def change_training(work):
 
 def change_other_learner(work):
     work.edit("config/catalogue/learners.yaml", "width: 8", "width: 9")
+
+
+def edit_training_code(work):
+    work.edit("src/allround/stages/train.py", "def _say(line: str)", "def _say(line: object)")
 
 
 def edit_shared_formula(work):
@@ -206,6 +211,28 @@ def test_a_refactoring_that_its_author_vouches_for_reruns_nothing(copy):
     assert copy.planned() == {}
     one_more_strategy(copy)
     assert copy.planned() == ONE_ARM
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (change_training, "6 finished trainings ({time}) will be made again: 6 made with other settings of learner "
+         "'tiny' (optimiser)."),
+        (change_hyperparameter, "2 finished trainings ({time}) will be made again: 2 made with another labelled set."),
+        (edit_training_code, "6 finished trainings ({time}) will be made again: 6 made with other code "
+         "of the training."),
+    ],
+    ids=["settings", "labels", "code"],
+)  # fmt: skip
+def test_finished_results_are_never_made_again_without_a_word(copy, change, said):
+    for path in (copy.root / "results").rglob("cost/train.json"):
+        hours = 1 if "glister" in str(path) else 0
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": 3600 * hours}))
+    lose_one_result(copy)  # what is missing is not finished
+    assert "made again" not in copy.snakemake("-n")
+    change(copy)
+    (line,) = [line for line in copy.snakemake("-n").splitlines() if line.startswith("results: ")]
+    assert said.replace("{time}", "2 h of training") in line
 
 
 def test_a_new_strategy_runs_without_touching_finished_work(copy):

@@ -4,19 +4,19 @@ import time
 
 from snakemake.logging import logger
 
-from allround import disk
+from allround import disk, outdated
 from allround.remaining import untold
 from allround.status import running
 
 
-def unfinished_metrics(wildcards):
-    """The trainings that are still to be made; of a finished study Snakemake looks at no cell."""
+def unfinished():
+    """The cells that are still to be trained; of a finished study Snakemake looks at none."""
     everything = forced()
-    return [
-        in_cell(cell, "metrics.json")
-        for cell in STUDY.cells()
-        if everything or not trained(cell)
-    ]
+    return [cell for cell in STUDY.cells() if everything or not trained(cell)]
+
+
+def metrics_of(cells):
+    return [in_cell(cell, "metrics.json") for cell in cells]
 
 
 def outdated_metrics(wildcards):
@@ -24,7 +24,7 @@ def outdated_metrics(wildcards):
 
     The latter by paths that belong to no rule: a finished training in the plan would stand in the way of train_again.
     """
-    missing = unfinished_metrics(wildcards)
+    missing = metrics_of(unfinished())
     tables = Path(f"{STUDY_DIR}/rounds.csv")
     if not tables.exists():
         return missing
@@ -48,10 +48,12 @@ def results_that_fit(wildcards):
     name_slurm_jobs()  # here, because the executor is made once this is planned
     if workflow.is_main_process and not (ALONE or workflow.dryrun) and plans_jobs():
         refuse_second_run()
-    missing = unfinished_metrics(wildcards)
+    missing = unfinished()
     if missing and workflow.is_main_process and not workflow.touch and plans_jobs():
         say_need()
-    return missing
+        if (line := outdated.warning(STUDY, missing)) is not None:
+            logger.warning(line)
+    return metrics_of(missing)
 
 
 def plans_jobs():
