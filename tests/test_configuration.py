@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 
+import numpy as np
 import pytest
 import yaml
 
@@ -210,6 +211,26 @@ def test_every_kind_of_training_gets_the_same_on_a_cluster():
     train, again = (re.search(rf"\nrule {rule}:.*?(    resources:.*?)    params:", rules, re.S)[1] for rule in
                     ("train", "train_again"))  # fmt: skip
     assert again == train
+
+
+def test_what_is_asked_of_a_cluster_follows_the_images_before_they_are_converted(workspace):
+    shapes = {"x_train": (1000, 200, 200, 3), "x_test": (250, 200, 200, 3)}  # 0.12 MB an image, 150 MB in all
+    arrays = {name: np.zeros(shape, np.uint8) for name, shape in shapes.items()}
+    arrays |= {f"y_{name}": np.arange(shapes[f"x_{name}"][0]) % 10 for name in ("train", "test")}
+    (workspace.root / "data").mkdir(exist_ok=True)
+    np.savez_compressed(workspace.root / "data/large.npz", **arrays)
+    entry = "large: {source: npz, options: {file: large.npz}}"
+    workspace.edit("config/catalogue/datasets.yaml", "\ndigits:", f"\n{entry}\ndigits:")
+    study = (workspace.root / "config/studies/tiny.yaml").read_text()
+    workspace.study("large", study.replace("[digits]", "[large]").replace("size: 20", "size: 200"))
+    asked = {}
+    for part in workspace.snakemake("-n", study="large").split("\nrule ")[1:]:
+        if found := re.search(r"mem_mb=(\d+)", part):
+            asked.setdefault(part.partition(":")[0], set()).add(int(found[1]))
+    (dataset,), (embed,), (query,) = asked["dataset"], asked["embed"], asked["query"]
+    assert dataset == embed == pytest.approx(2000 + 2 * 150, abs=2)
+    assert query == pytest.approx(2000 + 1000 * 2 * 2048 * 4 / 1e6, abs=2)
+    assert sorted(asked["train"]) == pytest.approx([2000 + 3 * n * 0.12 for n in (200, 205, 210)], abs=2)
 
 
 def test_every_shipped_study_is_valid(root):

@@ -1,4 +1,4 @@
-"""Finished trainings that a change of settings or code is about to make again: how many, how long they took, and why."""
+"""Finished trainings that a change of settings or code will make again: how many, how long they took, and why."""
 
 from __future__ import annotations
 

@@ -6,12 +6,16 @@ epoch). Other numbers go under `set-resources` in profiles/slurm.
 """
 
 import inspect
+from functools import cache
 
 from allround import example_sets
+from allround.datasets import shapes
 from allround.strategies import describe
 
 CPU_MB = 2000  # Python, PyTorch, and the two snakemakes around every job on SLURM
 GPU_MB = 6000  # the same with CUDA's libraries
+BLOCKS_MB = 2000  # of images and activations that an embedding holds at a time, on the large side
+FEATURES = 2048  # the widest of common networks
 SLOWEST_MB = 1.5  # of images (uint8) a second, through the slowest network and device that one would wait for
 SLOWEST_IMAGES = 500  # a second, in training
 
@@ -32,20 +36,28 @@ def query_gpus(wildcards):
     return training_gpus(wildcards)
 
 
-def memory(wildcards, attempt):
-    """MB of train and embed: twice the images, for what is labelled is copied, and the learner's file of weights."""
-    size = 2 * images_mb(wildcards) + weights_mb(wildcards)
+def train_memory(wildcards, attempt):
+    """MB: three times the labelled images, for they are copied, and the learner's file of weights."""
+    size = 3 * labelled(wildcards) * image_mb(wildcards) + weights_mb(wildcards)
+    return int(attempt * (base_mb(training_gpus(wildcards)) + size))
+
+
+def embed_memory(wildcards, attempt):
+    """MB: images are read and outputs are written in blocks; a network is about as large as the file it came from."""
+    size = min(2 * images_mb(wildcards), BLOCKS_MB) + weights_mb(wildcards)
     return int(attempt * (base_mb(training_gpus(wildcards)) + size))
 
 
 def query_memory(wildcards, attempt):
-    """MB: views and images are read in blocks, as large as the job's memory permits."""
-    return int(attempt * (base_mb(query_gpus(wildcards)) + 2 * images_mb(wildcards)))
+    """MB: two copies of the features in float32. With less, a query reads them more often, in smaller blocks."""
+    found = pool_shapes(wildcards.dataset)
+    size = 2 * 4e-6 * FEATURES * found.train[0] if found else 0
+    return int(attempt * (base_mb(query_gpus(wildcards)) + size))
 
 
 def dataset_memory(wildcards, attempt):
-    """MB of the conversion: the source is read whole."""
-    return int(attempt * (CPU_MB + 1000 * config["memory_gb"]))
+    """MB of the conversion: the source is read whole, and may be decoded into as much again."""
+    return int(attempt * (CPU_MB + 2 * images_mb(wildcards)))
 
 
 def base_mb(gpu):
@@ -58,20 +70,38 @@ def weights_mb(wildcards):
     return Path(file).stat().st_size / 1e6 if file else 0
 
 
+@cache
+def pool_shapes(dataset):
+    """Numbers and sizes of a dataset's images; None where its source will stop with an error."""
+    entry = STUDY.datasets[dataset]
+    there = shapes.converted(layout.dataset_path("results", dataset))
+    return there or shapes.expected(
+        entry["source"], Path(config["data"]), entry["options"]
+    )
+
+
 def images_mb(wildcards):
-    """Size of the dataset, or the most that it may have while it is not there."""
-    try:
-        return Path(f"results/datasets/{wildcards.dataset}.h5").stat().st_size / 1e6
-    except OSError:
-        return 1000 * config["memory_gb"]
+    """Size of the dataset, converted or not."""
+    found = pool_shapes(wildcards.dataset)
+    return found.bytes / 1e6 if found else 1000 * config["memory_gb"]
+
+
+def image_mb(wildcards):
+    found = pool_shapes(wildcards.dataset)
+    return images_mb(wildcards) / (found.train[0] + found.test[0]) if found else 0
+
+
+def labelled(wildcards):
+    """How many labels a round trains on."""
+    return STUDY.start["size"] + int(wildcards.get("round", 0)) * STUDY.budget
 
 
 def train_minutes(wildcards, attempt):
     """From the recipe's longest course: all epochs, or the least number of steps."""
     settings = STUDY.learners[wildcards.learner]
-    labels = STUDY.start["size"] + int(wildcards.round) * STUDY.budget
     images = max(
-        settings["epochs"] * labels, settings["min_steps"] * settings["batch_size"]
+        settings["epochs"] * labelled(wildcards),
+        settings["min_steps"] * settings["batch_size"],
     )
     return int(attempt * (15 + images / SLOWEST_IMAGES / 60))
 

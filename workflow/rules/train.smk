@@ -16,7 +16,7 @@ rule train:
     threads: config["threads"]
     resources:
         gpu=training_gpus,
-        mem_mb=memory,
+        mem_mb=train_memory,
         runtime=train_minutes,
     params:
         identity=train_identity,
@@ -64,7 +64,7 @@ rule train_again:
     threads: config["threads"]
     resources:
         gpu=training_gpus,
-        mem_mb=memory,
+        mem_mb=train_memory,
         runtime=train_minutes,
     params:
         identity=train_identity,
@@ -102,7 +102,7 @@ rule embed:
     threads: config["threads"]
     resources:
         gpu=training_gpus,
-        mem_mb=memory,
+        mem_mb=embed_memory,
         runtime=embed_minutes,
     params:
         identity=embed_identity,
