@@ -154,8 +154,13 @@ def test_broken_yaml_names_its_line(root):
         ({"start": {"size": 4, "by": "random"}}, r"seed set of 4 is smaller than the number of classes \(10\)"),
     ],
 )
-def test_sizes_that_do_not_fit_the_dataset_are_found_before_the_first_round(copy, monkeypatch, changes, message):
+@pytest.mark.parametrize("converted", [True, False])
+def test_sizes_that_do_not_fit_the_dataset_are_found_before_the_first_round(
+    copy, monkeypatch, changes, message, converted
+):
     monkeypatch.chdir(copy.root)
+    if not converted:
+        (copy.root / "results/datasets/digits.h5").unlink()
     with pytest.raises(AllroundError, match=message):
         load(copy.root, **changes)
 
@@ -173,13 +178,28 @@ def test_sizes_that_do_not_fit_the_dataset_are_found_before_the_first_round(copy
         ({"query": "labelled", "partitions": 6}, r"'mine': partitions 6 is more than the budget 5"),
     ],
 )
-def test_a_set_that_does_not_fit_the_dataset_is_found_before_the_first_round(copy, monkeypatch, entry, message):
+@pytest.mark.parametrize("converted", [True, False])
+def test_a_set_that_does_not_fit_the_dataset_is_found_before_the_first_round(
+    copy, monkeypatch, entry, message, converted
+):
     monkeypatch.chdir(copy.root)
+    if not converted:
+        (copy.root / "results/datasets/digits.h5").unlink()
     (copy.root / "set.csv").write_text("index\n3\n5000\n")
     path = copy.root / "config/catalogue/strategies.yaml"
     path.write_text(yaml.safe_dump({"mine": {"strategy": "smi", **entry}}))
     with pytest.raises(AllroundError, match=message) as error:
         load(copy.root, strategies=["mine"])
+    assert "\n" not in str(error.value)
+
+
+def test_images_that_are_not_as_they_have_to_be_are_found_before_the_first_job(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images, labels = np.zeros((12, 8, 8, 1), np.uint8), np.arange(12)
+    np.savez(tmp_path / "few.npz", x_train=images, y_train=labels % 10 + 1, x_test=images, y_test=labels % 10)
+    (root / "config/catalogue/datasets.yaml").write_text("digits: {source: npz, options: {file: few.npz}}\n")
+    with pytest.raises(AllroundError, match=r"few.npz.*no image of class '0'") as error:
+        load(root, site={"data": str(tmp_path)})
     assert "\n" not in str(error.value)
 
 

@@ -72,12 +72,12 @@ def need(study: Study, *, data: Path, keep: Collection[str], jobs: int, made: Ma
     AllroundError: a learner's network does not fit a dataset's images
     """
     parts = []
-    for name, entry in study.datasets.items():
-        there = shapes.converted(layout.dataset_path("results", name))
-        pool = there or shapes.expected(entry["source"], data, entry["options"])
+    for name in study.datasets:
+        pool = shapes.of(study, name, data)
         if pool is None:
             parts.append(Need(unknown=(name,)))
             continue
+        there = layout.dataset_path("results", name).exists()
         parts.append(Need(dataset=0 if there else _blocks(pool.bytes)))
         parts += [_learner(study, name, learner, pool, keep, made) for learner in study.learners]
     whole = sum(parts, Need(small=_report(study)))
@@ -130,7 +130,7 @@ def _learner(study: Study, dataset: str, learner: str, pool: Shapes, keep: Colle
     if not jobs.trained:
         return Need()
     settings = study.learners[learner]
-    network = size(settings, pool.train[1:], pool.classes)
+    network = size(settings, pool.train[1:], len(pool.classes))
     checkpoint = _blocks(network.weights + 304 * network.tensors + 3072)  # torch's archive, settings, the identity
     state = _blocks((1 + MOMENTS[settings["optimiser"]["name"]]) * network.weights)
     view = {name: _blocks(view_bytes(name, pool, network)) for name in jobs.kinds}
@@ -156,9 +156,9 @@ def _waiting(study: Study, jobs: Jobs) -> int:
 def view_bytes(view: str, pool: Shapes, network: Size) -> int:
     """Size of pool/<view>.h5: features in float16 and logits in float32, in whole chunks, or logits of every draw."""
     if views.base(view) == "outputs":
-        row_bytes = (2 * network.width, 4 * pool.classes)
+        row_bytes = (2 * network.width, 4 * len(pool.classes))
     else:
-        row_bytes = (4 * views.samples(view) * pool.classes,)
+        row_bytes = (4 * views.samples(view) * len(pool.classes),)
     return 2048 + artifacts.view_bytes(pool.train[0], row_bytes)  # 2048: what the file says of itself
 
 

@@ -6,7 +6,6 @@ of datasets describe themselves through their syntax trees.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping
@@ -15,10 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import h5py
 import yaml
 
 from allround import datasets, example_sets, learners, strategies
+from allround.datasets import shapes
 from allround.errors import AllroundError, unknown
 from allround.layout import START, Cell, arm, dataset_path
 from allround.sizes import check_size
@@ -190,21 +189,18 @@ def _strategy(name: str, entry: dict, where: str) -> dict:
 
 def _check_dataset(study: Study, name: str, dataset: dict, data: Path, path: Path) -> None:
     """What can be known before the first job: the source is there, the pool is large enough, sets exist in it."""
-    made = dataset_path("results", name)
-    if not made.exists():
-        if fault := datasets.missing(dataset["source"], data, dataset["options"]):
-            raise AllroundError(f"dataset '{name}': {fault}")
-        return
-    try:
-        with h5py.File(made) as file:
-            size, classes = file["train/labels"].shape[0], json.loads(file.attrs["classes"])
-    except (OSError, KeyError, ValueError):
+    converted = dataset_path("results", name).exists()
+    if not converted and (fault := datasets.missing(dataset["source"], data, dataset["options"])):
+        raise AllroundError(f"dataset '{name}': {fault}")
+    pool = shapes.of(study, name, data)
+    if pool is None:
         return  # damaged: the first stage that reads it says so, and how to mend it
-    check_size(f"{path}: dataset '{name}'", study.start["size"], len(classes), study.labels_needed, size)
+    where, size, classes = f"{path}: dataset '{name}'", pool.train[0], pool.classes
+    check_size(where, study.start["size"], len(classes), study.labels_needed, size)
     for strategy, entry in study.strategies.items():
         for key in set(example_sets.NAMES) & set(entry["hyperparameters"]):
-            where = f"{path}: dataset '{name}', strategy '{strategy}' hyperparameter '{key}'"
-            example_sets.check_fits(entry["hyperparameters"][key], where, size=size, classes=classes)
+            place = f"{where}, strategy '{strategy}' hyperparameter '{key}'"
+            example_sets.check_fits(entry["hyperparameters"][key], place, size=size, classes=classes)
 
 
 def _check(value: Any, schema: Path, where: str) -> None:

@@ -6,7 +6,6 @@ epoch). Other numbers go under `set-resources` in profiles/slurm.
 """
 
 import inspect
-from functools import cache
 
 from allround import example_sets
 from allround.datasets import shapes
@@ -50,7 +49,7 @@ def embed_memory(wildcards, attempt):
 
 def query_memory(wildcards, attempt):
     """MB: two copies of the features in float32. With less, a query reads them more often, in smaller blocks."""
-    found = pool_shapes(wildcards.dataset)
+    found = pool_shapes(wildcards)
     size = 2 * 4e-6 * FEATURES * found.train[0] if found else 0
     return int(attempt * (base_mb(query_gpus(wildcards)) + size))
 
@@ -70,24 +69,19 @@ def weights_mb(wildcards):
     return Path(file).stat().st_size / 1e6 if file else 0
 
 
-@cache
-def pool_shapes(dataset):
-    """Numbers and sizes of a dataset's images; None where its source will stop with an error."""
-    entry = STUDY.datasets[dataset]
-    there = shapes.converted(layout.dataset_path("results", dataset))
-    return there or shapes.expected(
-        entry["source"], Path(config["data"]), entry["options"]
-    )
+def pool_shapes(wildcards):
+    """Numbers and sizes of a dataset's images; None where the disk refuses to tell."""
+    return shapes.of(STUDY, wildcards.dataset, Path(config["data"]))
 
 
 def images_mb(wildcards):
     """Size of the dataset, converted or not."""
-    found = pool_shapes(wildcards.dataset)
+    found = pool_shapes(wildcards)
     return found.bytes / 1e6 if found else 1000 * config["memory_gb"]
 
 
 def image_mb(wildcards):
-    found = pool_shapes(wildcards.dataset)
+    found = pool_shapes(wildcards)
     return images_mb(wildcards) / (found.train[0] + found.test[0]) if found else 0
 
 

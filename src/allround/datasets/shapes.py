@@ -5,26 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 
-from allround import datasets
+from allround import datasets, layout
 from allround.datasets import folder, torchvision
-from allround.errors import AllroundError
+
+if TYPE_CHECKING:
+    from allround.study import Study
 
 Images = tuple[int, int, int, int]  # n, height, width, channels
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """train, test: (n, height, width, channels); classes: how many."""
+    """train, test: (n, height, width, channels); classes: their names."""
 
     train: Images
     test: Images
-    classes: int
+    classes: tuple[str, ...]
 
     @property
     def bytes(self) -> int:
@@ -32,34 +35,46 @@ class Shapes:
         return sum(prod(split) + 3 * 8 * split[0] for split in (self.train, self.test)) + 2**12
 
 
+@cache
+def of(study: Study, name: str, data: Path) -> Shapes | None:
+    """The shapes of one of a study's datasets, converted or not: `converted`, else `expected`."""
+    made = layout.dataset_path("results", name)
+    if made.exists():
+        return converted(made)
+    return expected(study.datasets[name]["source"], data, study.datasets[name]["options"])
+
+
 def converted(path: Path) -> Shapes | None:
     """The shapes in a dataset.h5; None where it is missing or damaged."""
     try:
         with h5py.File(path) as file:
             train, test = (tuple(file[split]["images"].shape) for split in ("train", "test"))
-            return Shapes(train, test, len(json.loads(file.attrs["classes"])))
+            return Shapes(train, test, tuple(json.loads(file.attrs["classes"])))
     except (OSError, KeyError, ValueError):
         return None
 
 
 def expected(source: str, data: Path, options: Mapping[str, Any]) -> Shapes | None:
-    """The shapes of a dataset that is not converted yet; None where its source will stop with an error anyway."""
+    """The shapes of a dataset that is not converted yet; None where the disk refuses to tell.
+
+    AllroundError: the source's files are not as they have to be
+    """
     try:
         if source == "digits":
-            return Shapes((1297, 8, 8, 1), (500, 8, 8, 1), 10)
+            return Shapes((1297, 8, 8, 1), (500, 8, 8, 1), tuple("0123456789"))
         if source == "torchvision":
             official = torchvision.OFFICIAL[options["name"]]
-            return Shapes(official.train, official.test, len(official.classes))
+            return Shapes(official.train, official.test, tuple(official.classes))
         if source == "folder" and not options["size"]:  # all images have one size: the first one tells
             found = datasets.load(source, data, {**options, "size": 1})
             first = folder.decode(found.train.images.files[0], 0, options["mode"])
             return _shapes(found, (*first.shape[:2], found.train.images.shape[3]))
         found = datasets.load(source, data, options)
         return _shapes(found, found.train.images.shape[1:])
-    except (AllroundError, OSError, KeyError):
+    except OSError:
         return None
 
 
 def _shapes(source: datasets.Source, image: tuple[int, int, int]) -> Shapes:
     sizes = (split.images.shape[0] for split in (source.train, source.test))
-    return Shapes(*((count, *image) for count in sizes), len(source.classes))
+    return Shapes(*((count, *image) for count in sizes), tuple(source.classes))
