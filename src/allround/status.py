@@ -10,26 +10,18 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import json
 import os
 import platform
 import sys
 import time
-from base64 import urlsafe_b64encode
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
-import yaml
 
-from allround import layout
 from allround.errors import AllroundError
 from allround.layout import START, Cell
 from snakemake_logger_plugin_allround import state, words
-
-if TYPE_CHECKING:
-    from allround.study import Study
 
 SNAKEMAKE = Path(".snakemake")
 SILENCE = 300.0  # seconds without a sign of life after which a run on another host is dead; clocks differ
@@ -53,9 +45,11 @@ def status(asked: str | None, now: float) -> str:
     runs = [last for last in lasts if is_alive(last) and (asked is None or _name(asked) == last["study"])]
     if runs:
         return "\n".join(line for last in runs for line in [words.line(last, now), *_failed(last)])
-    found = _load(asked)
+    from allround import finished  # here, because it takes longer than all else, and a run tells without it
+
+    found = finished.configured_study(asked)
     cells = found.cells()
-    done, outdated = _finished(found, cells)
+    done, outdated = finished.cells(found)
     counts = {"study": found.name, "unit": "rounds", "done": len(done), "total": len(cells)}
     line = words.line({**counts, "running": [], "failed": [], "ends": None}, now)
     if len(done) == len(cells):
@@ -111,48 +105,6 @@ def is_locked() -> bool:
 def _name(asked: str) -> str:
     """The study's name, of a name or the path of a file; as `study.load` tells them apart."""
     return Path(asked).stem if asked.endswith((".yaml", ".yml")) or "/" in asked else asked
-
-
-def _load(asked: str | None) -> Study:
-    try:
-        config = yaml.safe_load(Path("config/config.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AllroundError("config/config.yaml: no such file; run this in the folder of the Snakefile.") from None
-    except yaml.YAMLError as error:
-        raise AllroundError(f"config/config.yaml: not valid YAML ({getattr(error, 'problem', error)}).") from None
-    if not isinstance(config, dict):
-        raise AllroundError("config/config.yaml: must hold keys and values (key: value).")
-    from allround import study  # here, because it takes longer than all else, and a run tells without it
-
-    return study.load({**config, **({"study": asked} if asked else {})}, Path())
-
-
-def _finished(found: Study, cells: list[Cell]) -> tuple[set[Cell], int]:
-    """The cells whose metrics are there under today's identity; how many more are there under another one."""
-    from allround import plan
-
-    files = {cell: layout.path("results", cell, "metrics.json") for cell in cells}
-    there = [cell for cell in cells if files[cell].exists()]
-    done = {cell for cell in there if _up_to_date(files[cell], plan.train(found, cell))}
-    return done, len(there) - len(done)
-
-
-def _up_to_date(path: Path, identity: str) -> bool:
-    from allround.artifacts import identity_of
-
-    return identity_of(path) == identity or _accepted(path) == [repr(identity)]
-
-
-def _accepted(path: Path) -> list[str] | None:
-    """The params in Snakemake's record of a file: what --touch has accepted."""
-    try:
-        name = urlsafe_b64encode(str(path).encode()).decode()
-        longest = os.pathconf(SNAKEMAKE / "metadata", "PC_NAME_MAX") - 1
-        parts = [name[start : start + longest] for start in range(0, len(name), longest)]
-        record = SNAKEMAKE.joinpath("metadata", *(f"@{part}" for part in parts[:-1]), parts[-1])
-        return json.loads(record.read_text(encoding="utf-8"))["params"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _left(cells: list[Cell], done: set[Cell]) -> str:

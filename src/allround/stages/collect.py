@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -40,14 +40,20 @@ MEASURES = ["n_labels", "accuracy", "nll", "ece", "epochs"]
 def collect(*, results: Path, rounds: Path, provenance: Path, identity: str, **_: object) -> dict:
     """Write the table of rounds and where it came from. results: the folder that holds all cells."""
     study = json.loads(identity)["settings"]["study"]
+    body = {"identity": json.loads(identity)}
+    return {"rounds": write_tables(rounds, provenance, results, study, cells(study), body)}
+
+
+def write_tables(
+    rounds: Path, provenance: Path, results: Path, study: Mapping, points: Iterable[tuple[Cell, str]], more: Mapping
+) -> int:
+    """Write the table of some points, as of `cells`, and where it came from, with more to say; how many rows."""
     seen = Seen()
-    rows = [row(results, study, cell, strategy, seen) for cell, strategy in cells(study)]
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    table = pd.DataFrame([row(results, study, cell, strategy, seen) for cell, strategy in points], columns=COLUMNS)
     text = table.to_csv(index=False, lineterminator="\n")
     write_text(rounds, text)
-    body = {"study": study, **seen.as_dict(), "rounds": digest(text), "identity": json.loads(identity)}
-    write_json(provenance, body)
-    return {"rounds": len(table)}
+    write_json(provenance, {"study": study, **seen.as_dict(), "rounds": digest(text), **more})
+    return len(table)
 
 
 def cells(study: Mapping) -> Iterator[tuple[Cell, str]]:
