@@ -597,7 +597,11 @@ def test_in_a_pipe_a_run_with_a_failure_reads_like_a_log_and_its_status_can_be_a
     failed = lines.index(f"train margin seed 0 round 1 failed; log: {log}")
     assert "not a whole" in lines[failed + 1]
     assert output.count("not a whole") == 1
-    assert re.fullmatch(rf"tiny: 6 of 7 rounds done, in .*; 1 job failed: {re.escape(log)}", lines[-1])
+    assert re.fullmatch(
+        rf"tiny: 6 of 7 rounds done, in .*; 1 job failed: {re.escape(log)}; a report of what is done: python -m "
+        "allround.interim tiny",
+        lines[-1],
+    )
     told = ask(copy, "tiny")
     assert told.stdout.startswith("tiny  6 of 7 rounds · 85 % · not running\nleft: 1 round (margin 1)\n")
     assert "with 1 failed job" in told.stdout

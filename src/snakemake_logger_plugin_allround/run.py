@@ -109,7 +109,8 @@ class Run:
         if self.failed:
             logs = [log for job in self.failed.values() for log in job["logs"]]
             more = f" and {len(logs) - 3} more" if len(logs) > 3 else ""
-            return f"{text}; {words.count(len(self.failed), 'job')} failed: {', '.join(logs[:3])}{more}"
+            so_far = f"; a report of what is done: python -m allround.interim {self.plan.study}" if self.rounds else ""
+            return f"{text}; {words.count(len(self.failed), 'job')} failed: {', '.join(logs[:3])}{more}{so_far}"
         if len(self.finished) < len(self.plan.jobs):
             why = "interrupted" if self.interrupted else "not finished"
             return f"{text}; {why}: the same command goes on where it stopped"

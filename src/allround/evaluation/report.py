@@ -36,7 +36,7 @@ def render(rounds: pd.DataFrame, provenance: Mapping) -> str:
     """The report as HTML.
 
     rounds: the table of statistics.read_rounds
-    provenance: what collect wrote beside it; any of its keys may be missing
+    provenance: what collect wrote beside it; any of its keys may be missing. Its "notes" open the warnings
     """
     from plotly.offline import get_plotlyjs  # 0.5 s to import, and needed here alone
 
@@ -237,7 +237,7 @@ def _across(sections: list[dict]) -> dict:
 
 def warnings(rounds: pd.DataFrame, provenance: Mapping) -> list[str]:
     """What the reader has to know before believing the figures, one sentence each."""
-    found = [*_missing(rounds, provenance.get("study", {}))]
+    found = [*provenance.get("notes", ()), *_missing(rounds, provenance.get("study", {}))]
     lost = rounds[rounds["accuracy"].isna()]
     if len(lost):
         found.append(f"{_count(len(lost), 'round')} without an accuracy (NaN), left out of all means: {_cells(lost)}.")
