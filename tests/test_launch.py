@@ -25,7 +25,7 @@ PLAIN = [sys.executable, "-m"]
 SLEEPER = "import time\nprint('begun', flush=True)\ntime.sleep(1000)\n"
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=600):
     """Wait until condition() holds; return what it gave."""
     limit = time.monotonic() + seconds
     while not (found := condition()):
@@ -46,7 +46,7 @@ class Run:
                 (package / path.name).symlink_to(path)
         for path in SOURCE.joinpath("allround/stages").glob("*.py"):
             (package / "stages" / path.name).symlink_to(path)
-        self.snakemake = subprocess.Popen(["sleep", "1000"])
+        self.snakemake = subprocess.Popen(["sleep", "100000"])
         self.environment = {
             **os.environ,
             "PYTHONPATH": str(folder / "src"),
@@ -70,15 +70,16 @@ class Run:
 
     def servers(self) -> list[psutil.Process]:
         """The servers of this run, ready or not; their children look like them."""
-        mine = {}
+        mine, parents = {}, {}
         for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
+            with contextlib.suppress(psutil.Error):  # it may end at any moment, and its environment is empty then
                 if (
                     process.cmdline()[-1:] == ["allround.fork_server"]
-                    and process.environ()[RUN] == self.environment[RUN]
+                    and process.environ().get(RUN) == self.environment[RUN]
                 ):
+                    parents[process.pid] = process.ppid()
                     mine[process.pid] = process
-        return [process for process in mine.values() if process.ppid() not in mine]
+        return [process for pid, process in mine.items() if parents[pid] not in mine]
 
     def ready(self) -> psutil.Process:
         """Start the server, and wait until it forks stages."""
@@ -91,7 +92,8 @@ class Run:
         self.snakemake.kill()
         self.snakemake.wait()
         for process in self.servers():
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 @pytest.fixture

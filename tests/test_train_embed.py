@@ -244,9 +244,11 @@ def _relabel(files, **cell):
 
 
 KILLED = """
-import sys
+import sys, time
 from allround.learners import resume
 resume.SECONDS, resume.SHARE = 0.0, 1e9
+save = resume.Keeper.save
+resume.Keeper.save = lambda *arguments: (save(*arguments), time.sleep(3600))  # until it is killed
 from allround.job import run_stage
 from allround.stages.train import train
 files = {"inputs": ("dataset", "labels"), "optional": ("previous",), "given": ("weights",)}
@@ -266,7 +268,7 @@ def test_killed_in_the_middle_the_same_command_goes_on_and_writes_the_same_bytes
     }
     command = [sys.executable, "-c", KILLED, "--identity", identity, "--device", "cpu"]
     process = subprocess.Popen([*command, *(part for key, path in arguments.items() for part in (f"--{key}", path))])
-    state, limit = folder / "checkpoint.resume", time.monotonic() + 60
+    state, limit = folder / "checkpoint.resume", time.monotonic() + 600
     while not state.exists():
         assert process.poll() is None and time.monotonic() < limit
         time.sleep(0.01)

@@ -16,7 +16,7 @@ import sys
 import zlib
 
 RUN = "ALLROUND_RUN"  # set by the Snakefile: <process id of snakemake>-<random>
-PATIENCE = 60.0  # seconds to wait for a server that is busy importing
+PATIENCE = 300.0  # seconds to wait for a server that is busy importing
 
 
 def offer() -> None:

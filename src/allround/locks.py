@@ -14,6 +14,7 @@ import hashlib
 import os
 import select
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TextIO
 from allround.errors import AllroundError
 from allround.launch import RUN
 
+LOOKS, PAUSE = 4, 0.05  # at a folder that seems to be in use, and seconds in between
 _runs: list[TextIO] = []  # the lock of this run, one at most; like those of its jobs, open while this process lives
 _jobs: list[TextIO] = []
 
@@ -55,11 +57,12 @@ def keep_aside(outputs: Iterable[Path]) -> None:
     The first stays: a newer snakemake that is planning has seen it. A file system without hard links keeps but that.
     """
     for path in outputs:
-        if path.is_file():
-            aside = _aside(path)
-            aside.unlink(missing_ok=True)
-            with suppress(OSError):
-                os.link(path, aside)
+        spare = path.with_name(f"{path.name}.found.tmp")
+        with suppress(OSError):
+            spare.unlink(missing_ok=True)
+            os.link(path, spare)
+            spare.replace(_aside(path))  # at no moment is there no name: `keep_what_is_incomplete` may take the first
+            spare.unlink(missing_ok=True)  # where both were names of one file, which leaves both
 
 
 def take_back(outputs: list[Path]) -> list[Path]:
@@ -87,17 +90,20 @@ def clear_stale_locks(folder: Path = Path(".snakemake")) -> bool:
 
     Returns whether this Snakemake is alone.
 
-    Every run holds `folder/alive` shared while it lives; who gets it exclusively is alone, and any lock is stale.
+    Every run holds `folder/alive` shared while it lives; who gets it exclusively is alone, and any lock is stale. The
+    status command holds it for a moment when it asks, so one look is not enough.
     Where the file system has no flock, nothing is removed and `snakemake --unlock` remains.
     """
     with suppress(OSError):
         folder.mkdir(exist_ok=True)
         _runs.append((folder / "alive").open("a+"))  # NFS wants it readable for a shared lock
-        with alone_for_now() as alone:
-            if alone:
-                for lock in folder.joinpath("locks").glob("*"):
-                    lock.unlink(missing_ok=True)
-            return alone
+        for _ in range(LOOKS):
+            with alone_for_now() as alone:
+                if alone:
+                    for lock in folder.joinpath("locks").glob("*"):
+                        lock.unlink(missing_ok=True)
+                    return True
+            time.sleep(PAUSE)
     return False
 
 

@@ -37,13 +37,19 @@ class Jobs:
         paths = [f"{cell.folder}/checkpoint.pt" for cell in self.checkpoints]
         paths += [f"{cell.folder}/members/{member}/checkpoint.pt" for cell, member in self.members]
         paths += [f"{cell.folder}/pool/{view}.h5" for cell, view in self.embedded]
-        found = (Path("results") / path for path in paths)
-        return sum(path.stat().st_size for path in found if path.exists())
+        return sum(_size(Path("results") / path) for path in paths)
 
     @property
     def kinds(self) -> set[str]:
         """The views that will be made."""
         return {view for _, view in self.embedded}
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # or deleted just now, by a run of another study
+        return 0
 
 
 def remaining(study: Study, dataset: str, learner: str, made: Made) -> Jobs:

@@ -84,7 +84,8 @@ def is_alive(last: dict) -> bool:
         return False
     if last["host"] == platform.node():
         try:
-            return psutil.Process(last["pid"]).create_time() <= last["began"]
+            process = psutil.Process(last["pid"])
+            return process.create_time() <= last["began"] and process.status() != psutil.STATUS_ZOMBIE
         except psutil.Error:
             return False
     return time.time() - last["updated"] < SILENCE and is_locked()
@@ -92,14 +93,16 @@ def is_alive(last: dict) -> bool:
 
 def is_locked() -> bool:
     """Whether any snakemake is alive in this folder, wherever the folder is seen from."""
-    try:
-        with (SNAKEMAKE / "alive").open("r+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        pass
-    return False
+    for _ in range(2):  # another who asks holds the lock for a moment
+        try:
+            with (SNAKEMAKE / "alive").open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return False
+        except BlockingIOError:
+            time.sleep(0.05)
+        except OSError:
+            return False
+    return True
 
 
 def _name(asked: str) -> str:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,7 +190,7 @@ def idle_run() -> Iterator[str]:
         sleeper.wait()
 
 
-def wait_until_quiet(root: Path, seconds: float = 60) -> None:
+def wait_until_quiet(root: Path, seconds: float = 600) -> None:
     """Until no process works in the workspace: what a test leaves behind would disturb the next one."""
     limit = time.monotonic() + seconds
     while living(root):
@@ -213,7 +213,8 @@ def living(root: Path) -> list[int]:
 def kill_all(root: Path) -> None:
     """End what a failed test left running in its workspace."""
     for pid in living(root):
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def fresh(reference: Reference, folder: Path) -> Workspace:

@@ -19,7 +19,7 @@ from faults import kills
 LR = "lr: 0.05}, epochs: 6"
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=600):
     """Wait until condition() holds."""
     limit = time.monotonic() + seconds
     while not condition():
@@ -150,10 +150,10 @@ def test_a_run_that_is_no_longer_alone_when_it_begins_takes_no_file_of_the_other
     wait = "while not Path('go').exists():\n    __import__('time').sleep(0.05)\n"
     work.edit("Snakefile", common, f"{common}{wait}")
     kills.remove(work.root, "query")
-    slow = start(work, kills.OUTPUTS["query"][0])
     alive, lock, other = work.root / ".snakemake/alive", work.root / ".snakemake/locks/stale", "results/other.json"
     lock.parent.mkdir(exist_ok=True)
     lock.touch()
+    slow = start(work, kills.OUTPUTS["query"][0])
     wait_for(lambda: not lock.exists())  # it has seen that it is alone
     with alive.open("a+") as file:
         if another:

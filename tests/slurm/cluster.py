@@ -70,7 +70,7 @@ class Cluster:
     folder: Path
 
     def daemon(self, action: str, name: str) -> None:
-        subprocess.run([HERE / "daemon.sh", self.folder, action, name], check=True, timeout=60)
+        subprocess.run([HERE / "daemon.sh", self.folder, action, name], check=True, timeout=600)
 
     def jobs(self, folder: Path) -> list[Job]:
         """All jobs that were submitted from a folder, in order of submission."""
@@ -91,7 +91,7 @@ def call(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen | None = None, seconds: float = 300):
+def wait_for(condition: Callable[[], object], process: subprocess.Popen | None = None, seconds: float = 1800):
     """Wait until condition() holds, while the process lives; return what it gave."""
     limit = time.monotonic() + seconds
     while not (found := condition()):
@@ -118,7 +118,6 @@ def new_study(root: Path, text: str = STUDY) -> Workspace:
     work = new_workspace(root)
     work.study("tiny", text)
     work.keep("[checkpoints]")  # what a kill leaves of deleted ones is no difference in results
-    work.edit("config/config.yaml", "memory_gb: 8 ", "memory_gb: 1 ")
     anchor = '    cell, learner = job["cell"], job["settings"]\n'
     work.edit("src/allround/stages/train.py", anchor, anchor + HOOK)
     (root / "faults").mkdir()
@@ -164,5 +163,5 @@ def lines(work: Workspace, name: str) -> list[str]:
 
 def trained(work: Workspace) -> set[str]:
     """seed<k>/round<rrr> of finished trainings."""
-    found = (work.root / "results").rglob("metrics.json")
-    return {re.search(r"seed\d+/round\d+", str(path))[0] for path in found}
+    found = (folder for folder, _, files in os.walk(work.root / "results") if "metrics.json" in files)
+    return {re.search(r"seed\d+/round\d+", folder)[0] for folder in found}

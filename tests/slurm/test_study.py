@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from cluster import STUDY, gpus, printed, start, starts, trained, wait_for
@@ -26,6 +28,15 @@ WORK = {
 }
 
 
+def submitting(folder: Path) -> bool:
+    """Whether an sbatch that a snakemake in this folder started is at work: it outlives a kill of that."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if b"sbatch" in (process / "cmdline").read_bytes() and (process / "cwd").readlink() == folder:
+                return True
+    return False
+
+
 @pytest.fixture(scope="module")
 def runs(cluster, fresh):
     """Two runs of the study, side by side: in one the cluster's daemons go away, in the other snakemake is killed."""
@@ -36,8 +47,9 @@ def runs(cluster, fresh):
     wait_for(lambda: "seed0-round1" in starts(killed), second)
     second.kill()
     second.wait()
+    wait_for(lambda: not submitting(killed.root))
     orphans = cluster.queued(killed.root)
-    refused = start(killed, log="refused.log").wait(timeout=300)
+    refused = start(killed, log="refused.log").wait(timeout=1800)
     submitted_since = [job.id for job in cluster.jobs(killed.root) if int(job.id) > max(map(int, orphans))]
     (killed.root / "faults/seed0-round1.hold").unlink()
 
@@ -50,7 +62,7 @@ def runs(cluster, fresh):
 
     wait_for(lambda: not cluster.queued(killed.root))
     third = start(killed, log="resumed.log")
-    codes = first.wait(timeout=600), third.wait(timeout=600)
+    codes = first.wait(timeout=3600), third.wait(timeout=3600)
     return {
         "calm": calm,
         "killed": killed,
@@ -135,7 +147,7 @@ def test_a_study_extended_on_slurm_makes_deleted_checkpoints_again_and_no_finish
 
     here, there = extended("here"), extended("there")
     here.snakemake()
-    assert start(there).wait(timeout=600) == 0, printed(there)
+    assert start(there).wait(timeout=3600) == 0, printed(there)
     assert there.files() == here.files()
     assert there.files().items() >= {k: v for k, v in reference.files().items() if "checkpoint.pt" not in k}.items()
     ran = Counter(job.work.split("_wildcards_")[0] for job in cluster.jobs(there.root) if job.state == "COMPLETED")

@@ -73,7 +73,7 @@ mkdir -p "$L/mysql" "$L/run/my"    # as root: temporary folders are closed to ot
   mariadb-install-db --no-defaults --user=root --datadir="$L/mysql" --skip-test-db >/dev/null 2>&1
 setsid mariadbd --no-defaults --user=root --datadir="$L/mysql" --socket="$S" --skip-networking \
   --pid-file="$L/run/my/mariadb.pid" --log-error="$L/log/mariadb.log" >/dev/null 2>&1 </dev/null &
-for _ in $(seq 300); do mariadb-admin --no-defaults -S "$S" ping >/dev/null 2>&1 && break; sleep .1; done
+for _ in $(seq 3000); do mariadb-admin --no-defaults -S "$S" ping >/dev/null 2>&1 && break; sleep .1; done
 mariadb --no-defaults -S "$S" -e "create database if not exists slurm_acct_db;
   create user if not exists slurm@localhost identified by 'slurm'; grant all on slurm_acct_db.* to slurm@localhost"
 cat > "$L/etc/slurmdbd.conf" <<CONF
@@ -95,7 +95,7 @@ chmod 600 "$L/etc/slurmdbd.conf"
 for file in slurm gres cgroup; do ln -sfn "$L/etc/$file.conf" "/etc/slurm/$file.conf"; done
 "$(dirname "$0")/daemon.sh" "$L" start slurmctld
 for node in n1 n2 n3; do slurmd -N $node; done
-for _ in $(seq 300); do
+for _ in $(seq 3000); do
   [ "$(sinfo -h -N -o %t 2>/dev/null | grep -c '^idle$')" = 3 ] && exit 0
   sleep .1
 done

@@ -26,17 +26,25 @@ def outdated_metrics(wildcards):
     """
     missing = metrics_of(unfinished())
     tables = Path(f"{STUDY_DIR}/rounds.csv")
-    if not tables.exists():
+    since, now, known = changed(tables), time.time(), set(missing)
+    if since is None:
         return missing
-    since, now, known = tables.stat().st_mtime, time.time(), set(missing)
     made = {in_cell(cell, "metrics.json"): cell for cell in STUDY.cells()}
     newer = [
         cell
         for path, cell in made.items()
-        if path not in known and since < Path(path).stat().st_mtime <= now
+        if path not in known and since < (changed(Path(path)) or 0) <= now
     ]
     other = (in_cell(cell, "metrics.json") for cell in untold(newer, tables))
     return missing + [str(Path(path).absolute()) for path in other]
+
+
+def changed(path):
+    """When a file was written; None where it is missing, or deleted just now by another run."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def trained(cell):

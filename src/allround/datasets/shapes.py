@@ -39,8 +39,9 @@ class Shapes:
 def of(study: Study, name: str, data: Path) -> Shapes | None:
     """The shapes of one of a study's datasets, converted or not: `converted`, else `expected`."""
     made = layout.dataset_path("results", name)
-    if made.exists():
-        return converted(made)
+    there = converted(made)
+    if there or made.exists():
+        return there
     return expected(study.datasets[name]["source"], data, study.datasets[name]["options"])
 
 
