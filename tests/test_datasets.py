@@ -16,6 +16,7 @@ import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import yaml
@@ -205,6 +206,22 @@ def test_images_of_a_folder_arrive_in_the_order_of_their_names_hidden_files_left
     assert data.train.labels.tolist() == [0, 0, 1, 1] and data.test.labels.tolist() == [0, 1]
     assert data.train.images[:, 0, 0, 0].tolist() == [25, 15, 35, 5]  # cat/1, cat/2, dog/a, dog/b
     assert data.train.images[0, 5, 7].tolist() == [25, 235, 77]
+    assert data.train.files.tolist() == [b"train/cat/1.PNG", b"train/cat/2.png", b"train/dog/a.bmp", b"train/dog/b.png"]
+
+
+def test_every_image_of_a_folder_can_be_traced_to_its_file_and_a_changed_name_is_damage(tmp_path):
+    names = ["katze/süß.png", os.fsdecode(b"katze/latin-\xfc.png"), "hund/a.png", "hund/ein langer Name.png"]
+    save_images(tmp_path / "pets", names)
+    data = make(tmp_path, "folder", folder="pets", test_fraction=0.5)
+    found = [os.fsdecode(file) for split in (data.train, data.test) for file in split.files]
+    assert sorted(found) == sorted(names)
+    for split in (data.train, data.test):
+        for image, file in zip(split.images[:], split.files, strict=True):
+            assert np.array_equal(image, np.asarray(Image.open(tmp_path / "pets" / os.fsdecode(file))))
+    with h5py.File(data.path, "r+") as file:
+        file["train/files"][0] = b"hund/b.png"
+    with pytest.raises(AllroundError, match="it changed on disk"):
+        read_dataset(data.path)
 
 
 def test_colour_and_grey_can_be_had_from_either(tmp_path):

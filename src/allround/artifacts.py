@@ -115,11 +115,13 @@ class Split:
     images: (n, height, width, channels) uint8; an array, or anything with `.shape` whose slices are such arrays
     labels: (n,) int64 in 0..C-1
     origin: (n,) int64, the source example's index; duplicates of one example share it
+    files: (n,) bytes, where the source has a file an image: its path below the source's folder, as the system has it
     """
 
     images: Any
     labels: np.ndarray
     origin: np.ndarray
+    files: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ def write_dataset(path: Path, *, identity: str, classes: list[str], train: Split
     _check_splits(path, classes, train, test)
     sha = hashlib.sha256(canonical(list(classes)).encode())
     size = sum(int(np.prod(split.images.shape)) + 24 * len(split.labels) for split in (train, test))
+    size += sum(split.files.nbytes for split in (train, test) if split.files is not None)
     with _replacing_h5(path, size) as file:
         for name, split in (("train", train), ("test", test)):
             group = file.require_group(name)
@@ -151,6 +154,8 @@ def write_dataset(path: Path, *, identity: str, classes: list[str], train: Split
             for key, values in (("labels", split.labels), ("origin", split.origin)):
                 group[key] = np.ascontiguousarray(values, dtype=np.int64)
                 sha.update(group[key][:].tobytes())
+            if split.files is not None:
+                group["files"] = split.files
         file.attrs.update(mean=mean, std=std)
         names = json.dumps(list(classes))
         _complete(file, kind="dataset", identity=identity, classes=names, digest=sha.hexdigest()[:16])
@@ -241,7 +246,8 @@ def _read_split(path: Path, file: h5py.File, name: str) -> Split:
     images = file[f"{name}/images"]
     mapped = np.memmap(path, np.uint8, "r", offset=images.id.get_offset(), shape=images.shape)
     checked = CheckedRows(f"{path} ({name} images)", mapped, file[f"{SUMS}/{name}"][:])
-    return Split(checked, file[f"{name}/labels"][:], file[f"{name}/origin"][:])
+    files = file[f"{name}/files"][:] if "files" in file[name] else None
+    return Split(checked, file[f"{name}/labels"][:], file[f"{name}/origin"][:], files)
 
 
 def _open_h5(path: Path, kind: str) -> h5py.File:
@@ -323,7 +329,7 @@ def _seal(file: h5py.File) -> str:
             if part.is_virtual or part.external or part.id.get_create_plist().get_nfilters() or part.dtype.hasobject:
                 raise ValueError(f"{part.name} lies elsewhere or is filtered")
             sha.update(canonical([part.name, part.dtype.str, list(part.shape)]).encode())
-            if name in ("labels", "origin") or group.name == f"/{SUMS}":
+            if name in ("labels", "origin", "files") or group.name == f"/{SUMS}":
                 sha.update(part[:].tobytes())
     return sha.hexdigest()[:16]
 

@@ -34,7 +34,7 @@ class Source:
     """What a source delivers. Split.images may be lazy: anything with `.shape` whose slices are uint8 arrays.
 
     classes: the name of every label
-    train, test: images (n, height, width, 1 or 3) uint8, labels (n,) and origin (n,)
+    train, test: images (n, height, width, 1 or 3) uint8, labels (n,) and origin (n,), files (n,) where there are some
     where: the file or folder that errors name
     """
 
@@ -150,7 +150,8 @@ def stratified(labels: np.ndarray, keys: Sequence[str], fraction: float, seed: i
     to a folder hardly moves the others. A class keeps one training image at least, and gives one to the test set if
     it has two. Returns (n,) bool.
     """
-    rank = np.array([hashlib.sha256(f"{seed}/{key}".encode()).hexdigest() for key in keys])
+    texts = (f"{seed}/{key}".encode(errors="surrogateescape") for key in keys)  # a file's name may be no UTF-8
+    rank = np.array([hashlib.sha256(text).hexdigest() for text in texts])
     test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

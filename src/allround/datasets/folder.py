@@ -8,6 +8,7 @@ is written: they never have to fit in memory.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,9 @@ def load(
         raise AllroundError(f"{root}: holds no images; put the images of each class into its folder.")
     height, width = (size, size) if size else _common_size(everything)
     images = (Images(part, height, width, size, mode) for part in files)
-    return Source(classes, *(Split(*split) for split in zip(images, labels, origin, strict=True)), where=str(root))
+    names = (np.array([os.fsencode(file.relative_to(root).as_posix()) for file in part]) for part in files)
+    splits = (Split(*split) for split in zip(images, labels, origin, names, strict=True))
+    return Source(classes, *splits, where=str(root))
 
 
 def missing(
