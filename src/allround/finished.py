@@ -7,28 +7,12 @@ import os
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-import yaml
-
-from allround import layout, plan, study
+from allround import layout, plan
 from allround.artifacts import identity_of
-from allround.errors import AllroundError
 from allround.layout import Cell
 from allround.study import Study
 
 RECORDS = Path(".snakemake/metadata")
-
-
-def configured_study(asked: str | None) -> Study:
-    """A study by name or path, else the one that config/config.yaml names; in the folder of the Snakefile."""
-    try:
-        config = yaml.safe_load(Path("config/config.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AllroundError("config/config.yaml: no such file; run this in the folder of the Snakefile.") from None
-    except yaml.YAMLError as error:
-        raise AllroundError(f"config/config.yaml: not valid YAML ({getattr(error, 'problem', error)}).") from None
-    if not isinstance(config, dict):
-        raise AllroundError("config/config.yaml: must hold keys and values (key: value).")
-    return study.load({**config, **({"study": asked} if asked else {})}, Path())
 
 
 def cells(found: Study) -> tuple[set[Cell], int]:

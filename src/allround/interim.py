@@ -23,6 +23,7 @@ from allround.identity import canonical
 from allround.layout import Cell
 from allround.stages import collect
 from allround.stages.report import report
+from allround.study import load, site
 
 Point = tuple[Cell, str]
 
@@ -39,7 +40,7 @@ def main() -> None:
 
 def interim(asked: str | None) -> Path:
     """Write the report of what is finished; its path. AllroundError: nothing is, or a result is damaged."""
-    study = finished.configured_study(asked)
+    study = load(site(asked), Path())
     done, _ = finished.cells(study)
     if not done:
         raise AllroundError(f"study '{study.name}': no training is finished yet, so there is nothing to report.")

@@ -45,9 +45,9 @@ def status(asked: str | None, now: float) -> str:
     runs = [last for last in lasts if is_alive(last) and (asked is None or _name(asked) == last["study"])]
     if runs:
         return "\n".join(line for last in runs for line in [words.line(last, now), *_failed(last)])
-    from allround import finished  # here, because it takes longer than all else, and a run tells without it
+    from allround import finished, study  # here, because they take longer than all else, and a run tells without them
 
-    found = finished.configured_study(asked)
+    found = study.load(study.site(asked), Path())
     cells = found.cells()
     done, outdated = finished.cells(found)
     counts = {"study": found.name, "unit": "rounds", "done": len(done), "total": len(cells)}

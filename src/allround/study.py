@@ -89,6 +89,14 @@ def wants_gpu(device: str) -> bool:
     return device.startswith("cuda") or (device == "auto" and Path("/dev/nvidiactl").exists())
 
 
+def site(asked: str | None) -> dict:
+    """config/config.yaml of the folder that this runs in; asked: another study than the one that it names."""
+    path = Path("config/config.yaml")
+    if not path.exists():
+        raise AllroundError(f"{path}: no such file; run this in the folder of the Snakefile.")
+    return {**_yaml(path), **({"study": asked} if asked else {})}
+
+
 def load(config: Mapping[str, Any], root: Path) -> Study:
     """Check the site's configuration and the study it names; raise one AllroundError that says what to mend.
 
