@@ -41,7 +41,7 @@ def test_half_of_a_study_has_a_report_of_its_own_that_says_so(copy):
 def test_a_whole_study_has_the_same_figures_so_far_as_at_the_end(copy):
     assert ask(copy, "tiny").returncode == 0
     whole, so_far = (copy.root / "results/studies/tiny" / folder for folder in ("", "interim"))
-    for name in ("rounds.csv", "summary.csv", "efficiency.csv"):
+    for name in ("rounds.csv", "summary.csv", "pairwise.csv", "efficiency.csv"):
         assert (so_far / name).read_bytes() == (whole / name).read_bytes()
 
 

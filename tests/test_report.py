@@ -196,7 +196,12 @@ def test_both_stages_run_from_their_command_lines_without_torch(finished, tmp_pa
     no_torch = "import sys; sys.modules['torch'] = None; "  # importing it would fail
     subprocess.run([sys.executable, "-c", no_torch + code.format("collect"), *flags], check=True)
     flags = [f"--rounds={out}/rounds.csv", f"--provenance={out}/provenance.json", f"--figures={out}/figures"]
-    flags += [f"--report={out}/report.html", f"--summary={out}/summary.csv", f"--efficiency={out}/efficiency.csv"]
+    flags += [
+        f"--report={out}/report.html",
+        f"--summary={out}/summary.csv",
+        f"--pairwise={out}/pairwise.csv",
+        f"--efficiency={out}/efficiency.csv",
+    ]
     flags += ["--identity", identity("report", {"study": settings})]
     subprocess.run([sys.executable, "-c", no_torch + code.format("report"), *flags], check=True)
     assert "margin</b> leads random by 10.0 points" in (out / "report.html").read_text()
@@ -409,9 +414,34 @@ def test_a_study_of_several_datasets_is_summed_up_across_them():
     assert parsed.text.count("leads random by") == 4  # in the list and at the head of its section
 
 
+def test_strategies_are_compared_with_each_other_and_luck_among_many_pairs_is_named():
+    rounds = grid(["random", "margin", "badge"], seeds=5)
+    _, parsed = page(rounds)
+    assert "3 of 3 pairs are bold, where luck alone would make about 0.2 so; 3 are starred." in parsed.text
+    assert re.search(
+        r"row minus column *badge *margin *random *badge *\+\d\.\d\* *\+\d\.\d\* *margin *−\d", parsed.text
+    )
+    swing = {"random": [0, 0, 0, 0, 0], "margin": [2, -2, 1, -1, 1], "badge": [-1, 1, 2, -2, -1]}
+    even = rounds.assign(accuracy=[0.5 + 0.01 * swing[row.strategy][row.seed] for row in rounds.itertuples()])
+    _, parsed = page(even)
+    assert "0 of 3 pairs are bold" in parsed.text
+    _, parsed = page(grid(["random", "margin", "badge"], seeds=1))
+    assert "Strategy against strategy" not in parsed.text
+
+
+def test_wins_over_several_settings_are_counted():
+    names = ["random", "margin", "badge"]
+    rounds = grid(names, datasets=("digits", "mnist"))
+    turned = (rounds["dataset"] == "mnist") & (rounds["strategy"] == "badge")
+    rounds.loc[turned, "accuracy"] -= 0.2
+    _, parsed = page(rounds, study(names, datasets=("digits", "mnist"), rounds=4))
+    table = parsed.text.partition("row beats column")[2]
+    assert re.match(r" *margin *badge *random *all *margin *1 of 2 *2 of 2 *3 *badge *1 of 2 *1 of 2 *2", table)
+
+
 def test_the_report_stage_reads_back_what_collect_wrote(finished, tmp_path):
     rounds, provenance = run_collect(*finished)
-    out = {name: tmp_path / f"{name}.csv" for name in ("summary", "efficiency")}
+    out = {name: tmp_path / f"{name}.csv" for name in ("summary", "pairwise", "efficiency")}
     settings = {"study": finished[1]}
     make_report(
         rounds=rounds,

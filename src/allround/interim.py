@@ -59,6 +59,7 @@ def interim(asked: str | None) -> Path:
         provenance=provenance,
         report=folder / "report.html",
         summary=folder / "summary.csv",
+        pairwise=folder / "pairwise.csv",
         efficiency=folder / "efficiency.csv",
         figures=folder / "figures",
         identity=canonical({"settings": {"study": body}}),

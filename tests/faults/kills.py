@@ -54,6 +54,7 @@ OUTPUTS = {  # stage -> what one of its jobs writes, the file that is asked for 
     "report": [
         f"{REPORT}/report.html",
         f"{REPORT}/summary.csv",
+        f"{REPORT}/pairwise.csv",
         f"{REPORT}/efficiency.csv",
         f"{REPORT}/figures",
     ],

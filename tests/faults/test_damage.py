@@ -125,7 +125,7 @@ def test_tables_that_were_damaged_make_no_report(file, tmp_path, reference):
     shutil.copytree(reference.work.root / kills.REPORT, tmp_path / "study")
     command = reference.commands["report"]
     identity = command.split("--identity ")[1].split(" > ")[0].strip("'")
-    places = {name: tmp_path / "study" / name for name in ("summary.csv", "efficiency.csv", "figures")}
+    places = {name: tmp_path / "study" / name for name in ("summary.csv", "pairwise.csv", "efficiency.csv", "figures")}
     rounds, provenance, page = (tmp_path / "study" / name for name in ("rounds.csv", "provenance.json", "report.html"))
     whole = (tmp_path / "study" / file).read_bytes()
     rng, before = random.Random(SEED), page.read_bytes()
@@ -136,6 +136,7 @@ def test_tables_that_were_damaged_make_no_report(file, tmp_path, reference):
         try:
             report(
                 rounds=rounds, provenance=provenance, report=page, summary=places["summary.csv"],
+                pairwise=places["pairwise.csv"],
                 efficiency=places["efficiency.csv"], figures=places["figures"], identity=identity,
             )  # fmt: skip
             assert page.read_bytes() == before

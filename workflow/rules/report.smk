@@ -45,6 +45,11 @@ rule report:
             caption="../report/summary.rst",
             category="Tables",
         ),
+        pairwise=report(
+            f"{STUDY_DIR}/pairwise.csv",
+            caption="../report/pairwise.rst",
+            category="Tables",
+        ),
         efficiency=report(
             f"{STUDY_DIR}/efficiency.csv",
             caption="../report/efficiency.rst",
@@ -70,6 +75,7 @@ rule report:
         " --provenance {input.provenance:q}"
         " --report {output.report:q}"
         " --summary {output.summary:q}"
+        " --pairwise {output.pairwise:q}"
         " --efficiency {output.efficiency:q}"
         " --figures {output.figures:q}"
         " --identity {params.identity:q}"

@@ -19,6 +19,7 @@ from markupsafe import Markup
 from allround.evaluation.axes import gain_limits, ratio_limits, ratio_ticks, title
 from allround.evaluation.efficiency import efficiency, peaks
 from allround.evaluation.looks import looks
+from allround.evaluation.pairwise import both_ways, pairwise, wins
 from allround.evaluation.statistics import ARM, BASELINE, GROUP, curves, groups, matrix, seconds_spent, summary
 
 STAGES = {"train": "training", "embed": "embedding the pool", "query": "querying", "label": "labelling"}
@@ -40,9 +41,9 @@ def render(rounds: pd.DataFrame, provenance: Mapping) -> str:
     """
     from plotly.offline import get_plotlyjs  # 0.5 s to import, and needed here alone
 
-    table, lines, ratios = summarise(rounds), curves(rounds), efficiency(rounds)
+    table, lines, ratios, pairs = summarise(rounds), curves(rounds), efficiency(rounds), pairwise(rounds)
     look = looks(rounds["strategy"])
-    sections = [_section(*part, lines, ratios, table) for part in groups(rounds)]
+    sections = [_section(*part, lines, ratios, table, pairs) for part in groups(rounds)]
     study = provenance.get("study", {})
     environment = Environment(
         loader=PackageLoader("allround", "evaluation"),
@@ -60,6 +61,7 @@ def render(rounds: pd.DataFrame, provenance: Mapping) -> str:
         sections=sections,
         overview=overview(sections) if len(sections) > 1 else None,
         across=_across(sections) if len(sections) > 1 else None,
+        wins=_wins(sections, pairs) if len(sections) > 1 else None,
         warnings=warnings(rounds, provenance),
         looks=look,
         baseline=BASELINE,
@@ -71,9 +73,16 @@ def render(rounds: pd.DataFrame, provenance: Mapping) -> str:
     )
 
 
-def _section(group: dict, rows: pd.DataFrame, lines: pd.DataFrame, ratios: pd.DataFrame, table: pd.DataFrame) -> dict:
+def _section(
+    group: dict,
+    rows: pd.DataFrame,
+    lines: pd.DataFrame,
+    ratios: pd.DataFrame,
+    table: pd.DataFrame,
+    pairs: pd.DataFrame,
+) -> dict:
     """Everything the report says about one group."""
-    block, mine, efficiencies = (_of(part, group) for part in (table, lines, ratios))
+    block, mine, efficiencies, duels = (_of(part, group) for part in (table, lines, ratios, pairs))
     paired = bool(block["final_gain_n"].max() > 0)
     block = block.sort_values(
         ["area_gain" if paired else "area", "strategy"], ascending=[False, True], na_position="last"
@@ -89,11 +98,39 @@ def _section(group: dict, rows: pd.DataFrame, lines: pd.DataFrame, ratios: pd.Da
         "ratios": efficiencies,
         "paired": paired,
         "names": list(block["strategy"]),
+        "duels": _duels(list(block.sort_values("order")["strategy"]), duels),
         "arms": block.to_dict("records"),
         "finding": finding(group, block, rows),
         "longest": float(cost.max()) if len(cost) else 0.0,
         "reach": {name: _reach(block, name) for name in ("final", "area")},
     }
+
+
+def _duels(names: list[str], pairs: pd.DataFrame) -> dict | None:
+    """Strategies against each other at the end, the best first; None where less than two seeds or three strategies."""
+    cells = {pair: cell for pair, cell in both_ways(pairs).items() if cell["n"] > 1}
+    if len(names) < 3 or not cells:
+        return None
+    tested = pairs[pairs["final_n"] > 1]
+    apart = (tested["final_difference_low"] > 0) | (tested["final_difference_high"] < 0)
+    return {
+        "names": names,
+        "cells": cells,
+        "largest": max(1e-9, *(abs(cell["difference"]) for cell in cells.values())),
+        "pairs": len(tested),
+        "apart": int(apart.sum()),
+        "surely": int((tested["final_p_holm"] < ALPHA).sum()),
+    }
+
+
+def _wins(sections: list[dict], pairs: pd.DataFrame) -> dict | None:
+    """In how many settings a strategy ends clearly ahead of another, the most wins first; None where none can tell."""
+    names = sorted({name for part in sections for name in part["names"]})
+    cells = {pair: cell for pair, cell in wins(pairs, names).items() if cell[1]}
+    if len(names) < 3 or not cells:
+        return None
+    won = {name: sum(cell[0] for pair, cell in cells.items() if pair[0] == name) for name in names}
+    return {"names": sorted(names, key=lambda name: (-won[name], name)), "cells": cells, "won": won}
 
 
 def _of(table: pd.DataFrame, group: Mapping) -> pd.DataFrame:

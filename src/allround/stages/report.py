@@ -1,7 +1,7 @@
 """Report: the figures, the tables behind them and one self-contained page, from a study's table of rounds.
 
-Writes report.html, a folder of figures (svg and pdf), summary.csv (one row an arm) and efficiency.csv (one row an arm
-and accuracy). Needs no cell of the study, only its tables.
+Writes report.html, a folder of figures (svg and pdf), summary.csv (one row an arm), pairwise.csv (one row a pair of
+strategies) and efficiency.csv (one row an arm and accuracy). Needs no cell of the study, only its tables.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from allround.artifacts import read_json, write_text
 from allround.errors import AllroundError
 from allround.evaluation.efficiency import efficiency as efficiency_of
 from allround.evaluation.figures import write_figures
+from allround.evaluation.pairwise import pairwise as pairwise_of
 from allround.evaluation.report import render, summarise
 from allround.evaluation.statistics import curves, read_rounds
 from allround.identity import digest
@@ -27,6 +28,7 @@ def report(
     provenance: Path,
     report: Path,
     summary: Path,
+    pairwise: Path,
     efficiency: Path,
     figures: Path,
     identity: str,
@@ -44,6 +46,7 @@ def report(
     ratios, arms = efficiency_of(table), summarise(table)
     write_csv(efficiency, ratios)
     write_csv(summary, arms)
+    write_csv(pairwise, pairwise_of(table))
     drawn = write_figures(figures, curves(table), ratios, arms)
     write_text(report, render(table, origin))
     return {"figures": len(drawn)}
@@ -55,4 +58,6 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(report, inputs=("rounds", "provenance"), outputs=("report", "summary", "efficiency", "figures"))
+    run_stage(
+        report, inputs=("rounds", "provenance"), outputs=("report", "summary", "pairwise", "efficiency", "figures")
+    )
