@@ -417,16 +417,33 @@ def test_a_study_of_several_datasets_is_summed_up_across_them():
 def test_strategies_are_compared_with_each_other_and_luck_among_many_pairs_is_named():
     rounds = grid(["random", "margin", "badge"], seeds=5)
     _, parsed = page(rounds)
-    assert "3 of 3 pairs are bold, where luck alone would make about 0.2 so; 3 are starred." in parsed.text
+    assert "excludes zero (3 of 3 pairs; luck alone would make about 0.2 bold)" in parsed.text
     assert re.search(
         r"row minus column *badge *margin *random *badge *\+\d\.\d\* *\+\d\.\d\* *margin *−\d", parsed.text
     )
     swing = {"random": [0, 0, 0, 0, 0], "margin": [2, -2, 1, -1, 1], "badge": [-1, 1, 2, -2, -1]}
     even = rounds.assign(accuracy=[0.5 + 0.01 * swing[row.strategy][row.seed] for row in rounds.itertuples()])
     _, parsed = page(even)
-    assert "0 of 3 pairs are bold" in parsed.text
+    assert "excludes zero (0 of 3 pairs;" in parsed.text and "for all 3 pairs (none)" in parsed.text
     _, parsed = page(grid(["random", "margin", "badge"], seeds=1))
     assert "Strategy against strategy" not in parsed.text
+
+
+def test_classes_are_told_apart_where_the_test_set_is_uneven(finished):
+    results, settings = finished
+    rounds = statistics.read_rounds(run_collect(results, settings)[0])
+    assert rounds["balanced_accuracy"].isna().all()  # these metrics name no classes
+    for cell in results.rglob("metrics.json"):
+        metrics = artifacts.read_json(cell)
+        classes = {"per_class_accuracy": [metrics["accuracy"], None, 0.25, 0.5]}
+        artifacts.write_json(cell, {key: value for key, value in metrics.items() if key != "sha256"} | classes)
+    rounds = statistics.read_rounds(run_collect(results, settings)[0])
+    assert np.allclose(rounds["balanced_accuracy"], (rounds["accuracy"] + 0.75) / 3)
+    assert (rounds["worst_class_accuracy"] == 0.25).all()
+    _, parsed = page(rounds)
+    assert "mean over classes, %" in parsed.text and "worst class, %" in parsed.text and "25.0" in parsed.text
+    _, parsed = page(rounds.assign(balanced_accuracy=rounds["accuracy"]))
+    assert "worst class" not in parsed.text
 
 
 def test_wins_over_several_settings_are_counted():

@@ -25,6 +25,7 @@ from allround.evaluation.statistics import ARM, BASELINE, GROUP, curves, groups,
 STAGES = {"train": "training", "embed": "embedding the pool", "query": "querying", "label": "labelling"}
 SHOWN = 8  # strategies that the charts show at first
 ALPHA = 0.05
+UNEVEN = 0.005  # between accuracy and its mean over the classes: from here on the page shows both
 
 
 def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
@@ -98,6 +99,7 @@ def _section(
         "ratios": efficiencies,
         "paired": paired,
         "names": list(block["strategy"]),
+        "uneven": bool((block["balanced_accuracy"] - block["final"]).abs().max() > UNEVEN),
         "duels": _duels(list(block.sort_values("order")["strategy"]), duels),
         "arms": block.to_dict("records"),
         "finding": finding(group, block, rows),

@@ -23,7 +23,8 @@ BASELINE = "random"
 GROUP = ["dataset", "learner", "start", "budget"]  # curves within a group are comparable
 ARM = [*GROUP, "strategy"]
 REQUIRED = [*ARM, "seed", "round", "n_labels", "accuracy"]
-MEASURED = ["nll", "ece", "seconds_train", "seconds_embed", "seconds_query", "seconds_label"]
+AT_THE_END = ["nll", "ece", "balanced_accuracy", "worst_class_accuracy"]
+MEASURED = [*AT_THE_END, "seconds_train", "seconds_embed", "seconds_query", "seconds_label"]
 MEASURED += ["query_memory_mb", "query_gpu_memory_mb"]
 LEVEL = 0.95
 
@@ -176,7 +177,7 @@ def curves(rounds: pd.DataFrame) -> pd.DataFrame:
 
 
 def per_seed(rounds: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm and seed: final (accuracy after the group's last round), area, nll and ece at the end, rounds.
+    """One row an arm and seed: final (accuracy after the group's last round), area, the others AT_THE_END, rounds.
 
     A curve that stops before the group's last round, or that ends in NaN, has final and area NaN.
     """
@@ -187,20 +188,18 @@ def per_seed(rounds: pd.DataFrame) -> pd.DataFrame:
             end = part.iloc[-1]
             whole = end["round"] == last and part["round"].iloc[0] == rows["round"].min()
             row = {"strategy": strategy, "seed": seed, "rounds": len(part), "n_labels": end["n_labels"]}
-            row |= {name: end[column] if whole else np.nan for name, column in _AT_THE_END.items()}
+            row["final"] = end["accuracy"] if whole else np.nan
+            row |= {name: end[name] if whole else np.nan for name in AT_THE_END}
             row["area"] = area(part["n_labels"], part["accuracy"]) if whole else np.nan
             found.append(group | row)
     return pd.DataFrame(found)
-
-
-_AT_THE_END = {"final": "accuracy", "nll": "nll", "ece": "ece"}
 
 
 def summary(rounds: pd.DataFrame) -> pd.DataFrame:
     """One row an arm: what it reached at the end and over the whole curve, and its paired differences to random.
 
     Columns: group, strategy, n (seeds with a whole curve), n_labels, final, final_std, final_low, final_high,
-    final_gain, final_gain_low, final_gain_high, final_gain_n, final_p, final_p_holm, the same for area, nll, ece, and
+    final_gain, final_gain_low, final_gain_high, final_gain_n, final_p, final_p_holm, the same for area, AT_THE_END, and
     seconds_<stage>, the mean over seeds of the whole curve's seconds (round 0 included, though strategies share it);
     of one query the mean query_seconds, and the most query_memory_mb and query_gpu_memory_mb.
     """
@@ -229,7 +228,7 @@ def summary(rounds: pd.DataFrame) -> pd.DataFrame:
                     f"{measure}_gain_high": gain.high,
                 }
                 row |= {f"{measure}_gain_n": gain.n, f"{measure}_p": gain.p}
-            block.append(row | {name: part[name].mean() for name in ["nll", "ece"]})
+            block.append(row | {name: part[name].mean() for name in AT_THE_END})
         for measure in ["final", "area"]:
             for row, p in zip(block, holm([row[f"{measure}_p"] for row in block]), strict=True):
                 row[f"{measure}_p_holm"] = p

@@ -24,6 +24,7 @@ from allround.job import run_stage
 from allround.layout import Cell
 
 COLUMNS = ["dataset", "learner", "start", "strategy", "budget", "seed", "round", "n_labels", "accuracy", "nll", "ece"]
+COLUMNS += ["balanced_accuracy", "worst_class_accuracy"]  # mean and least over the classes
 COLUMNS += ["epochs", "seconds_train", "seconds_embed", "seconds_query", "seconds_label"]
 COLUMNS += [
     "peak_memory_mb",
@@ -85,6 +86,8 @@ def row(results: Path, study: Mapping, cell: Cell, strategy: str, seen: Seen) ->
     found = {"dataset": cell.dataset, "learner": cell.learner, "start": cell.start, "strategy": strategy}
     found |= {"budget": study["budget"], "seed": cell.seed, "round": cell.round}
     found |= {name: metrics.get(name) for name in MEASURES}
+    if classes := [value for value in metrics.get("per_class_accuracy", ()) if value is not None]:
+        found |= {"balanced_accuracy": sum(classes) / len(classes), "worst_class_accuracy": min(classes)}
     for stage in ("train", "embed", "query", "label"):
         found[f"seconds_{stage}"] = total(each.get("seconds") for name, each in costs.items() if name.startswith(stage))
     for name in ("peak_memory_mb", "peak_gpu_memory_mb"):
