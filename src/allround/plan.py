@@ -21,7 +21,7 @@ TEMPLATE = ROOT / "evaluation/report.html.j2"
 def dataset(study: Study, name: str) -> str:
     """Identity of results/datasets/<name>.h5."""
     entry = study.datasets[name]
-    modules = [datasets.module(entry["source"])]
+    modules = [datasets.module(entry["source"]), *([datasets.module("variants")] if "variant" in entry else [])]
     return identity("dataset", cell={"dataset": name}, settings=entry, inputs={}, modules=modules)
 
 

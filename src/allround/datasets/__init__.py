@@ -55,16 +55,20 @@ def module(source: str) -> str:
 
 
 def settings(entry: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """A catalogue entry {"source", "options"} with the options completed; any mistake is an AllroundError."""
+    """A catalogue entry {"source", "options", "variant"} with the options completed; without a variant that key is
+    left out. Any mistake is an AllroundError."""
     for key in entry:
-        if key not in ("source", "options"):
-            raise unknown("key", key, ("source", "options"), where)
+        if key not in ("source", "options", "variant"):
+            raise unknown("key", key, ("source", "options", "variant"), where)
     if "source" not in entry:
         raise AllroundError(f"{where}: key 'source' is missing; allowed: {', '.join(names())}.")
     options = entry.get("options") or {}
     if not isinstance(options, Mapping):
         raise AllroundError(f"{where}: 'options' must hold keys and values, not {options!r}.")
-    return {"source": entry["source"], "options": complete(entry["source"], options, where)}
+    found = {"source": entry["source"], "options": complete(entry["source"], options, where)}
+    if "variant" in entry:
+        found["variant"] = import_module(f"{__name__}.variants").checked(entry["variant"], where)
+    return found
 
 
 def describe(source: str) -> dict[str, Any]:
@@ -143,6 +147,12 @@ def raw_bytes(source: Source) -> int:
     return sum(int(np.prod(split.images.shape, dtype=np.int64)) for split in (source.train, source.test))
 
 
+def ranks(keys: Sequence[str], seed: int) -> np.ndarray:
+    """(n,) texts whose order is random, and the same for the same keys and seed everywhere."""
+    texts = (f"{seed}/{key}".encode(errors="surrogateescape") for key in keys)  # a file's name may be no UTF-8
+    return np.array([hashlib.sha256(text).hexdigest() for text in texts])
+
+
 def stratified(labels: np.ndarray, keys: Sequence[str], fraction: float, seed: int) -> np.ndarray:
     """Which examples form the test set: about `fraction` of every class, by a hash of each example's key.
 
@@ -150,8 +160,7 @@ def stratified(labels: np.ndarray, keys: Sequence[str], fraction: float, seed: i
     to a folder hardly moves the others. A class keeps one training image at least, and gives one to the test set if
     it has two. Returns (n,) bool.
     """
-    texts = (f"{seed}/{key}".encode(errors="surrogateescape") for key in keys)  # a file's name may be no UTF-8
-    rank = np.array([hashlib.sha256(text).hexdigest() for text in texts])
+    rank = ranks(keys, seed)
     test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

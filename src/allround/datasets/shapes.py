@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 
 from allround import datasets, layout
-from allround.datasets import folder, torchvision
+from allround.datasets import folder, torchvision, variants
 
 if TYPE_CHECKING:
     from allround.study import Study
@@ -37,12 +37,17 @@ class Shapes:
 
 @cache
 def of(study: Study, name: str, data: Path) -> Shapes | None:
-    """The shapes of one of a study's datasets, converted or not: `converted`, else `expected`."""
+    """The shapes of one of a study's datasets: `converted`, else `expected`, of a variant the most that it can be."""
     made = layout.dataset_path("results", name)
     there = converted(made)
     if there or made.exists():
         return there
-    return expected(study.datasets[name]["source"], data, study.datasets[name]["options"])
+    entry = study.datasets[name]
+    found = expected(entry["source"], data, entry["options"])
+    if found and "variant" in entry:
+        size = variants.most(entry["variant"], found.train[0], len(found.classes))
+        return replace(found, train=(size, *found.train[1:]))
+    return found
 
 
 def converted(path: Path) -> Shapes | None:

@@ -2,12 +2,14 @@
 
 --memory-gb (memory_gb in config/config.yaml) bounds the size of the images as uint8: learners keep them on the device.
 
-settings: {"source": a file of allround/datasets, "options": its options}; cell: {"dataset": name}
+settings: {"source": a file of allround/datasets, "options": its options, and "variant" where it is one}
+cell: {"dataset": name}
 """
 
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 from allround.artifacts import write_dataset
@@ -21,6 +23,8 @@ def make_dataset(*, data: Path, dataset: Path, memory_gb: float | None, identity
     job = json.loads(identity)
     settings = job["settings"]
     source = load(settings["source"], data, settings["options"], where=f"dataset '{job['cell']['dataset']}'")
+    if "variant" in settings:  # by name: its code counts in the identity of variants alone (plan.dataset)
+        source = import_module("allround.datasets.variants").apply(source, settings["variant"])
     if memory_gb is not None:
         check_budget(source, memory_gb)
     write_dataset(dataset, identity=identity, classes=source.classes, train=source.train, test=source.test)
