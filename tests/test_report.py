@@ -32,7 +32,7 @@ def study(strategies=("random", "margin"), seeds=(0, 1, 2), rounds=3, datasets=(
     return {
         "name": "tiny",
         "description": "A study of nothing.",
-        "datasets": list(datasets),
+        "datasets": {name: {"source": "npz", "options": {"file": f"{name}.npz", "classes": []}} for name in datasets},
         "learners": {"mlp": {"architecture": "mlp", "epochs": 5, "optimiser": {"name": "sgd", "lr": 0.1}}},
         "strategies": {name: {"strategy": name, "hyperparameters": {"beta": 2}} for name in strategies},
         "start": {"name": "random20", "size": 20, "by": "random"},
@@ -268,6 +268,13 @@ def test_the_page_opens_offline_and_holds_plotly_once():
     style = re.search(r"<style>(.*?)</style>", text, re.S).group(1)
     assert "url(" not in style and "@import" not in style
     assert '"sendChartToCloud"' in text  # plotly's own button that would send the chart away is removed
+
+
+def test_the_page_says_what_a_dataset_was_made_of():
+    settings = study(rounds=4)
+    settings["datasets"]["digits"]["variant"] = {"seed": 0, "per_class": 20}
+    _, parsed = page(grid(), settings)
+    assert "digits (source: npz, file: digits.npz, seed: 0, per_class: 20)" in parsed.text
 
 
 def test_the_page_shows_every_strategy_and_its_settings():

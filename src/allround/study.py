@@ -71,7 +71,7 @@ class Study:
         return {
             "name": self.name,
             "description": self.description,
-            "datasets": list(self.datasets),
+            "datasets": self.datasets,
             "learners": self.learners,
             "strategies": {
                 name: {key: entry[key] for key in ("strategy", "hyperparameters")}

@@ -107,7 +107,9 @@ def embed_minutes(wildcards, attempt):
 
 
 def query_minutes(wildcards, attempt):
-    return 60 * attempt
+    """An hour, and another for every million images."""
+    found = pool_shapes(wildcards)
+    return int(attempt * 60 * (1 + (found.train[0] if found else 0) / 1e6))
 
 
 def dataset_minutes(wildcards, attempt):
