@@ -30,7 +30,18 @@ def test_pretrained_weights_are_fetched_as_the_training_would_and_nothing_else_i
     fetch.fetch("far")
     ((settings, shape, classes), named) = fetched[0]
     assert (settings["architecture"], shape, classes, named, len(fetched)) == ("timm:resnet10t", (8, 8, 1), 10, {}, 1)
-    assert capsys.readouterr().out == "dataset 'digits' is here\nthe weights of learner 'pretrained' are here\n"
+    assert capsys.readouterr().out == "the weights of learner 'pretrained' are here\n"
+
+
+def test_a_standard_dataset_is_fetched_once_for_all_its_variants(copy, monkeypatch, capsys):
+    monkeypatch.chdir(copy.root)
+    study = (copy.root / "config/studies/tiny.yaml").read_text()
+    copy.study("far", study.replace("[digits]", "[digits, cifar10, cifar10_redundant2]"))
+    loaded = []
+    monkeypatch.setattr(fetch.datasets, "load", lambda *arguments: loaded.append(arguments))
+    fetch.fetch("far")
+    assert [(source, options["name"]) for source, _, options in loaded] == [("torchvision", "CIFAR10")]
+    assert capsys.readouterr().out == "CIFAR10 is here\n"
 
 
 def test_what_cannot_be_fetched_is_one_line(pretrained, monkeypatch):

@@ -38,6 +38,17 @@ def test_half_of_a_study_has_a_report_of_its_own_that_says_so(copy):
     assert copy.planned() == {"train": 3, "collect": 1, "report": 1}  # snakemake takes no notice of it
 
 
+def test_a_damaged_result_ends_its_curve_and_is_named(copy):
+    (copy.root / ARM / "margin@5/seed0/round001/metrics.json").write_text("{")
+    (copy.root / ARM / "glister@5/seed0/round000/query.csv").write_text("nonsense")
+    assert ask(copy, "tiny").returncode == 0
+    folder = copy.root / "results/studies/tiny/interim"
+    ends = pd.read_csv(folder / "rounds.csv").groupby("strategy")["round"].max().to_dict()
+    assert ends == {"margin": 0, "random": 2}
+    page = (folder / "report.html").read_text()
+    assert "Left out, and all that follows in its curve: results/digits/tiny/random20/" in page
+
+
 def test_a_whole_study_has_the_same_figures_so_far_as_at_the_end(copy):
     assert ask(copy, "tiny").returncode == 0
     whole, so_far = (copy.root / "results/studies/tiny" / folder for folder in ("", "interim"))

@@ -11,7 +11,10 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
 ALL = {"collect": 1, "report": 1}
@@ -216,10 +219,10 @@ def test_a_refactoring_that_its_author_vouches_for_reruns_nothing(copy):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (change_training, "6 finished trainings ({time}) will be made again: 6 made with other settings of learner "
+        (change_training, "6 finished trainings ({time}) will be made again: made with other settings of learner "
          "'tiny' (optimiser)."),
-        (change_hyperparameter, "2 finished trainings ({time}) will be made again: 2 made with another labelled set."),
-        (edit_training_code, "6 finished trainings ({time}) will be made again: 6 made with other code "
+        (change_hyperparameter, "2 finished trainings ({time}) will be made again: made with another labelled set."),
+        (edit_training_code, "6 finished trainings ({time}) will be made again: made with other code "
          "of the training."),
     ],
     ids=["settings", "labels", "code"],
@@ -233,6 +236,59 @@ def test_finished_results_are_never_made_again_without_a_word(copy, change, said
     change(copy)
     (line,) = [line for line in copy.snakemake("-n").splitlines() if line.startswith("results: ")]
     assert said.replace("{time}", "2 h of training") in line
+
+
+def test_a_forced_run_and_one_whose_touch_is_outdated_say_it_too(copy):
+    def said():
+        return [line for line in copy.snakemake("-n", *more).splitlines() if line.startswith("results: ")]
+
+    more = ("--forcerun", "train")
+    assert "7 finished trainings" in said()[0] and "the same settings and code (forced)" in said()[0]
+    more = ()
+    edit_training_code(copy)
+    copy.snakemake("--touch")
+    copy.edit("src/allround/stages/train.py", "def _say(line: object)", "def _say(line: str)")
+    assert copy.planned()["train"] == 7  # the record counts, not what the files say
+    assert "other code of the training" in said()[0]
+    status = [sys.executable, "-m", "allround.status", "tiny"]
+    told = subprocess.run(status, cwd=copy.root, env=copy.environment(), capture_output=True, text=True).stdout
+    assert "0 of 7 rounds" in told and "7 rounds of these made by other settings or code" in told
+
+
+def test_nonsense_in_what_is_there_stops_no_plan(copy):
+    for number, identity in enumerate(['"text"', "[1]", '{"settings": null}', '{"settings": {}, "inputs": null}']):
+        path = sorted((copy.root / "results/digits").rglob("metrics.json"))[number]
+        path.write_text(f'{{"identity": {identity}}}')
+        (path.parent / "cost/train.json").write_text('{"seconds": NaN}')
+    shutil.rmtree(copy.root / ".snakemake/metadata")
+    output = copy.snakemake("-n", ok=False)
+    assert "was made by another configuration" in output and "Traceback" not in output
+
+
+def test_a_dataset_whose_source_is_gone_is_not_deleted_to_be_made_again(workspace):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x_train": rng.integers(0, 256, (60, 8, 8), np.uint8),
+        "x_test": rng.integers(0, 256, (20, 8, 8), np.uint8),
+    }
+    arrays |= {"y_train": np.arange(60) % 10, "y_test": np.arange(20) % 10}
+    (workspace.root / "data").mkdir(exist_ok=True)
+    np.savez(workspace.root / "data/mine.npz", **arrays)
+    catalogue = workspace.root / "config/catalogue/datasets.yaml"
+    catalogue.write_text(f"{catalogue.read_text()}\nmine: {{source: npz, options: {{file: mine.npz}}}}\n")
+    study = (workspace.root / "config/studies/tiny.yaml").read_text()
+    workspace.study("mine", study.replace("[digits]", "[mine]").replace("[random, margin, glister]", "[random]"))
+    workspace.snakemake(study="mine")
+    made = workspace.root / "results/datasets/mine.h5"
+    before = made.read_bytes()
+    (workspace.root / "data/mine.npz").unlink()
+    assert workspace.planned(study="mine") == {}
+    workspace.edit("src/allround/stages/dataset.py", "if memory_gb is not None:", "if not memory_gb is None:")
+    output = workspace.snakemake(study="mine", ok=False)
+    assert "was made by other settings or code and would be made again, but data/mine.npz: no such file" in output
+    assert made.read_bytes() == before
+    workspace.snakemake("--touch", study="mine")
+    assert workspace.planned(study="mine") == {}
 
 
 def test_a_new_strategy_runs_without_touching_finished_work(copy):

@@ -115,7 +115,8 @@ class Split:
     images: (n, height, width, channels) uint8; an array, or anything with `.shape` whose slices are such arrays
     labels: (n,) int64 in 0..C-1
     origin: (n,) int64, the source example's index; duplicates of one example share it
-    files: (n,) bytes, where the source has a file an image: its path below the source's folder, as the system has it
+    files: (n,) bytes, where the source has a file an image: its path below the source's folder, as the system has it;
+        written to be read by people, no stage needs it
     """
 
     images: Any
@@ -246,8 +247,7 @@ def _read_split(path: Path, file: h5py.File, name: str) -> Split:
     images = file[f"{name}/images"]
     mapped = np.memmap(path, np.uint8, "r", offset=images.id.get_offset(), shape=images.shape)
     checked = CheckedRows(f"{path} ({name} images)", mapped, file[f"{SUMS}/{name}"][:])
-    files = file[f"{name}/files"][:] if "files" in file[name] else None
-    return Split(checked, file[f"{name}/labels"][:], file[f"{name}/origin"][:], files)
+    return Split(checked, file[f"{name}/labels"][:], file[f"{name}/origin"][:])
 
 
 def _open_h5(path: Path, kind: str) -> h5py.File:

@@ -12,13 +12,14 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median_high
 
 from allround import finished
 from allround.errors import AllroundError
+from allround.evaluation.provenance import Seen
 from allround.identity import canonical
 from allround.layout import Cell
 from allround.stages import collect
@@ -40,20 +41,24 @@ def main() -> None:
 
 def interim(asked: str | None) -> Path:
     """Write the report of what is finished; its path. AllroundError: nothing is, or a result is damaged."""
-    study = load(site(asked), Path())
+    study = load(site(asked), Path(), look=False)
     done, _ = finished.cells(study)
     if not done:
         raise AllroundError(f"study '{study.name}': no training is finished yet, so there is nothing to report.")
     body = json.loads(canonical(study.as_dict()))  # in the order that the report at the end has
-    points, cut = comparable(list(collect.cells(body)), done)
+    whole, damage = readable(list(collect.cells(body)), done, body)
+    points, cut = comparable(whole, done)
+    if not points:
+        raise AllroundError(f"study '{study.name}': no result can be read: {damage}")
     folder = Path("results/studies", study.name, "interim")
     folder.mkdir(parents=True, exist_ok=True)
     rounds, provenance = folder / "rounds.csv", folder / "provenance.json"
     total, when = len(study.cells()), time.strftime("%Y-%m-%d %H:%M")
     note = f"An interim report of {when}: {len(done)} of {total} trainings are finished."
     if cut:
-        note += f" Left out: {cut} of them, in rounds that most of the curves have not reached."
-    collect.write_tables(rounds, provenance, Path("results"), body, points, {"notes": [note]})
+        note += f" Left out: {cut} of them, behind a round that is missing or that most of the curves have not reached."
+    notes = [note, *([f"Left out, and all that follows in its curve: {damage}"] if damage else [])]
+    collect.write_tables(rounds, provenance, Path("results"), body, points, {"notes": notes})
     report(
         rounds=rounds,
         provenance=provenance,
@@ -65,6 +70,19 @@ def interim(asked: str | None) -> Path:
         identity=canonical({"settings": {"study": body}}),
     )
     return folder / "report.html"
+
+
+def readable(points: Collection[Point], done: Collection[Cell], study: Mapping) -> tuple[list[Point], str]:
+    """The points whose files are whole, and what is wrong with the first one that is not."""
+    found, damage, seen = [], "", Seen()
+    for cell, strategy in points:
+        try:
+            if cell.home in done:
+                collect.row(Path("results"), study, cell, strategy, seen)
+            found.append((cell, strategy))
+        except AllroundError as error:
+            damage = damage or str(error)
+    return found, damage
 
 
 def comparable(points: Collection[Point], done: Collection[Cell]) -> tuple[list[Point], int]:

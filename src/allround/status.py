@@ -47,7 +47,7 @@ def status(asked: str | None, now: float) -> str:
         return "\n".join(line for last in runs for line in [words.line(last, now), *_failed(last)])
     from allround import finished, study  # here, because they take longer than all else, and a run tells without them
 
-    found = study.load(study.site(asked), Path())
+    found = study.load(study.site(asked), Path(), look=False)
     cells = found.cells()
     done, outdated = finished.cells(found)
     counts = {"study": found.name, "unit": "rounds", "done": len(done), "total": len(cells)}

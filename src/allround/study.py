@@ -97,11 +97,12 @@ def site(asked: str | None) -> dict:
     return {**_yaml(path), **({"study": asked} if asked else {})}
 
 
-def load(config: Mapping[str, Any], root: Path) -> Study:
+def load(config: Mapping[str, Any], root: Path, *, look: bool = True) -> Study:
     """Check the site's configuration and the study it names; raise one AllroundError that says what to mend.
 
     config: config/config.yaml with what --config changed
     root: the folder that holds config/ and workflow/
+    look: whether to look at the datasets, too; of many files that takes a while
     """
     schemas = root / "workflow/schemas"
     _check(config, schemas / "config.schema.yaml", "config/config.yaml (or --config)")
@@ -127,7 +128,7 @@ def load(config: Mapping[str, Any], root: Path) -> Study:
         strategies.check_partitions(
             strategy["hyperparameters"].get("partitions", 1), study.budget, f"{path}: '{name}': "
         )
-    for name, dataset in study.datasets.items():
+    for name, dataset in study.datasets.items() if look else ():
         _check_dataset(study, name, dataset, Path(config["data"]), path)
     return study
 

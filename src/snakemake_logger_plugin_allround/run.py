@@ -109,7 +109,8 @@ class Run:
         if self.failed:
             logs = [log for job in self.failed.values() for log in job["logs"]]
             more = f" and {len(logs) - 3} more" if len(logs) > 3 else ""
-            so_far = f"; a report of what is done: python -m allround.interim {self.plan.study}" if self.rounds else ""
+            name = self.plan.study if Path(f"config/studies/{self.plan.study}.yaml").is_file() else "<the study's file>"
+            so_far = f"; a report of what is done: python -m allround.interim {name}" if self.rounds else ""
             return f"{text}; {words.count(len(self.failed), 'job')} failed: {', '.join(logs[:3])}{more}{so_far}"
         if len(self.finished) < len(self.plan.jobs):
             why = "interrupted" if self.interrupted else "not finished"

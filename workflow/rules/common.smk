@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 from snakemake.settings.enums import RerunTrigger
 
 gc.disable()  # until the first job: a plan is millions of objects that all stay
@@ -22,7 +23,7 @@ from allround.locks import recover, tell_of_full_disk
 def checked_study():
     """The study that the configuration names; every mistake in it is one line, before any job starts."""
     try:
-        return study.load(config, Path(workflow.basedir))
+        return study.load(config, Path(workflow.basedir), look=workflow.is_main_process)
     except AllroundError as error:
         raise WorkflowError(str(error)) from None
 
@@ -100,10 +101,11 @@ def made_by(path, identity):
         return record.params == [repr(identity)]
     found = identity_of(Path(path))
     if found not in (None, identity) and not workflow.touch:
-        raise WorkflowError(
+        logger.error(
             f"{path}: was made by another configuration, and .snakemake/ has no record of it; "
             "delete it to make it again, or accept everything as it is with --touch --forceall."
         )
+        sys.exit(1)  # Snakemake would wrap any other error into lines about the rule
     return True
 
 

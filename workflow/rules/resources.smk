@@ -55,7 +55,7 @@ def query_memory(wildcards, attempt):
 
 
 def dataset_memory(wildcards, attempt):
-    """MB of the conversion: the source is read whole, and may be decoded into as much again."""
+    """MB of the conversion: a source may be read whole, and decoded into as much again."""
     return int(attempt * (CPU_MB + 2 * images_mb(wildcards)))
 
 

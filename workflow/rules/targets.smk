@@ -2,9 +2,7 @@
 
 import time
 
-from snakemake.logging import logger
-
-from allround import disk, outdated
+from allround import datasets, disk, outdated
 from allround.remaining import untold
 from allround.status import running
 
@@ -58,8 +56,9 @@ def results_that_fit(wildcards):
         refuse_second_run()
     missing = unfinished()
     if missing and workflow.is_main_process and not workflow.touch and plans_jobs():
+        refuse_lost_source()
         say_need()
-        if (line := outdated.warning(STUDY, missing)) is not None:
+        if (line := outdated.warning(STUDY, missing, forced())) is not None:
             logger.warning(line)
     return metrics_of(missing)
 
@@ -77,6 +76,22 @@ def refuse_second_run():
             "`python -m allround.status` tells how far it is."
         )
         sys.exit(1)
+
+
+def refuse_lost_source():
+    """End, if a dataset would be deleted to be made again, and what it was made from is gone."""
+    for name, entry in STUDY.datasets.items():
+        made = layout.dataset_path("results", name)
+        if not made.exists() or made_by(str(made), plan.dataset(STUDY, name)):
+            continue
+        source, data = entry["source"], Path(config["data"])
+        if fault := datasets.missing(source, data, entry["options"]):
+            logger.error(
+                f"{made}: was made by other settings or code and would be made again, but {fault} To keep it, undo "
+                "the change; if that cannot change the images, accept it with `snakemake --touch`."
+            )
+            if not workflow.dryrun:
+                sys.exit(1)
 
 
 def say_need():

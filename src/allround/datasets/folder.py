@@ -61,7 +61,7 @@ def load(
         raise AllroundError(f"{root}: holds no images; put the images of each class into its folder.")
     height, width = (size, size) if size else _common_size(everything)
     images = (Images(part, height, width, size, mode) for part in files)
-    names = (np.array([os.fsencode(file.relative_to(root).as_posix()) for file in part]) for part in files)
+    names = (np.array([os.fsencode(file)[len(os.fsencode(root)) + 1 :] for file in part]) for part in files)
     splits = (Split(*split) for split in zip(images, labels, origin, names, strict=True))
     return Source(classes, *splits, where=str(root))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import h5py
 
-from allround import datasets, layout
+from allround import artifacts, datasets, layout
 from allround.datasets import folder, torchvision, variants
 
 if TYPE_CHECKING:
@@ -38,16 +38,23 @@ class Shapes:
 @cache
 def of(study: Study, name: str, data: Path) -> Shapes | None:
     """The shapes of one of a study's datasets: `converted`, else `expected`, of a variant the most that it can be."""
-    made = layout.dataset_path("results", name)
+    made, entry = layout.dataset_path("results", name), study.datasets[name]
     there = converted(made)
-    if there or made.exists():
+    if made.exists() and (there is None or made_of(made, entry)):
         return there
-    entry = study.datasets[name]
     found = expected(entry["source"], data, entry["options"])
     if found and "variant" in entry:
-        size = variants.most(entry["variant"], found.train[0], len(found.classes))
+        size = variants.most(entry["variant"], found.train[0], found.classes, f"dataset '{name}'")
         return replace(found, train=(size, *found.train[1:]))
     return found
+
+
+def made_of(path: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether a dataset.h5 was made of this entry of the catalogue."""
+    try:
+        return json.loads(artifacts.identity_of(path) or "{}").get("settings") == entry
+    except (ValueError, AttributeError):
+        return False
 
 
 def converted(path: Path) -> Shapes | None:

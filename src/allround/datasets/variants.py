@@ -6,12 +6,14 @@
     seed: 0                       another choice of examples
 
 After "Effective Evaluation of Deep Active Learning on Image Classification Tasks" (arXiv 2106.15324). Examples are
-chosen by a hash of their place and the seed: a smaller pool is a part of a larger one, and with every version of numpy
-it is the same. The order stays that of the source, copies follow each other, and share their `origin`.
+chosen by a hash of the seed and their file's name, or their place where there are no files: the same with every version
+of numpy, and a smaller `per_class` is a part of a larger one. The order stays that of the source, copies follow each
+other, and share their `origin`.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,64 +44,70 @@ def checked(variant: Any, where: str) -> dict[str, Any]:
                 f"{where}: '{key}' of a variant is {value!r}; allowed: whole numbers from {LEAST[key]}{more}."
             )
     found = {"seed": 0, **variant}
-    if isinstance(found.get("per_class"), Mapping):
-        found["per_class"] = {str(name): number for name, number in found["per_class"].items()}
+    if isinstance(counts := found.get("per_class"), Mapping):
+        found["per_class"] = {str(name): number for name, number in counts.items()}
+        if len(found["per_class"]) < len(counts):
+            raise AllroundError(f"{where}: 'per_class' of a variant names a class twice: {dict(counts)!r}.")
     return found
 
 
-def most(variant: Mapping[str, Any], size: int, classes: int) -> int:
-    """The most training examples that a variant of a dataset of this size can have."""
-    counts = variant.get("per_class")
-    return min(size, counts * classes) if isinstance(counts, int) else size
+def most(variant: Mapping[str, Any], size: int, classes: Sequence[str], where: str) -> int:
+    """The most training examples that a variant of a dataset of this size can have. AllroundError: no such class."""
+    return min(size, sum(_counts(variant, classes, where, size).values()))
+
+
+def _counts(variant: Mapping[str, Any], classes: Sequence[str], where: str, other: int) -> dict[str, int]:
+    """Examples of every class; `other` of those that the variant does not limit."""
+    counts = variant.get("per_class", {})
+    if not isinstance(counts, Mapping):
+        return dict.fromkeys(classes, counts)
+    for name in counts:
+        if name not in classes:
+            raise unknown("class of 'per_class'", name, classes, where)
+    return dict.fromkeys(classes, other) | counts
 
 
 def apply(source: Source, variant: Mapping[str, Any]) -> Source:
     """The source with another training split. AllroundError: it has no such class, or too few examples."""
     split = source.train
-    chosen = choose(split.labels, source.classes, variant, source.where)
+    keys = [str(place) for place in range(len(split.labels))] if split.files is None else map(os.fsdecode, split.files)
+    chosen = choose(split.labels, source.classes, variant, list(keys), source.where)
     files = None if split.files is None else split.files[chosen]
     images = Chosen(split.images, chosen)
     return replace(source, train=type(split)(images, split.labels[chosen], split.origin[chosen], files))
 
 
-def choose(labels: np.ndarray, classes: Sequence[str], variant: Mapping[str, Any], where: str) -> np.ndarray:
-    """Positions (m,) of a variant's examples among labels (n,), in ascending order, copies repeated."""
-    rank = ranks([str(place) for place in range(len(labels))], variant["seed"])
-    counts = variant.get("per_class", {})
-    if not isinstance(counts, Mapping):
-        counts = dict.fromkeys(classes, counts)
-    kept = np.ones(len(labels), dtype=bool)
-    for name, count in counts.items():
-        if name not in classes:
-            raise unknown("class of 'per_class'", name, classes, where)
-        members = _of_class(labels, list(classes).index(name), rank)
-        if count > len(members):
+def choose(
+    labels: np.ndarray, classes: Sequence[str], variant: Mapping[str, Any], keys: Sequence[str], where: str
+) -> np.ndarray:
+    """Positions (m,) of a variant's examples among labels (n,), in ascending order, copies repeated.
+
+    keys: n texts that tell the examples apart
+    """
+    rank, kept = ranks(keys, variant["seed"]), np.ones(len(labels), dtype=bool)
+    for label, (name, count) in enumerate(_counts(variant, classes, where, len(labels)).items()):
+        members = np.flatnonzero(labels == label)
+        if count > len(members) and count < len(labels):
             raise AllroundError(
                 f"{where}: variant 'per_class' asks for {count} examples of class '{name}', which has {len(members)}."
             )
-        kept[members[count:]] = False
-    if "unique" not in variant:
-        return np.flatnonzero(kept)
-    unique, copies = variant["unique"], variant["copies"]
+        kept[members[np.argsort(rank[members], kind="stable")][count:]] = False
     places = np.flatnonzero(kept)
+    if "unique" not in variant:
+        return places
+    unique, copies = variant["unique"], variant["copies"]
     if unique >= len(places):
         raise AllroundError(
-            f"{where}: variant 'unique' is {unique}; allowed: less than the {len(places)} training examples."
+            f"{where}: variant 'unique' is {unique}; allowed: fewer than the {len(places)} training examples."
         )
+    rank = ranks([f"unique/{key}" for key in keys], variant["seed"])  # another order: the first says who is still here
     order = places[np.argsort(rank[places], kind="stable")]
     times = np.zeros(len(labels), dtype=np.int64)
     times[order[:unique]] = 1
-    rest = order[unique:]
     for label in range(len(classes)):
-        members = rest[labels[rest] == label]
+        members = order[unique:][labels[order[unique:]] == label]
         times[members[: len(members) // copies]] = copies
     return np.repeat(np.arange(len(labels)), times)
-
-
-def _of_class(labels: np.ndarray, label: int, rank: np.ndarray) -> np.ndarray:
-    """The places of a class, by their rank."""
-    members = np.flatnonzero(labels == label)
-    return members[np.argsort(rank[members], kind="stable")]
 
 
 class Chosen:
@@ -108,12 +116,17 @@ class Chosen:
     def __init__(self, images: Any, index: np.ndarray):
         self.images, self.index = images, index  # in ascending order
         self.shape = (len(index), *images.shape[1:])
+        self.last: tuple[int, Any] = (-1, 0)  # of which the next block may begin with copies; archives read forwards
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         index = self.index[rows]
         block = np.empty((len(index), *self.shape[1:]), dtype=np.uint8)
-        gaps = np.flatnonzero(np.diff(index) > 1) + 1
-        for start, stop in zip([0, *gaps], [*gaps, len(index)], strict=True) if len(index) else ():
-            run = index[start:stop]
-            block[start:stop] = self.images[int(run[0]) : int(run[-1]) + 1][run - run[0]]
+        known = index == self.last[0]
+        block[known] = self.last[1]
+        places = np.flatnonzero(~known)
+        for run in np.split(places, np.flatnonzero(np.diff(index[places]) > 1) + 1) if len(places) else ():
+            first, last = index[run[[0, -1]]].tolist()
+            block[run] = self.images[first : last + 1][index[run] - first]
+        if len(places):
+            self.last = (int(index[places[-1]]), block[places[-1]].copy())
         return block

@@ -25,7 +25,7 @@ from allround.evaluation.statistics import ARM, BASELINE, GROUP, curves, groups,
 STAGES = {"train": "training", "embed": "embedding the pool", "query": "querying", "label": "labelling"}
 SHOWN = 8  # strategies that the charts show at first
 ALPHA = 0.05
-UNEVEN = 0.005  # between accuracy and its mean over the classes: from here on the page shows both
+UNEVEN = 0.005  # between accuracy and its mean over the classes: from here on the page shows it
 
 
 def summarise(rounds: pd.DataFrame) -> pd.DataFrame:
@@ -99,6 +99,7 @@ def _section(
         "ratios": efficiencies,
         "paired": paired,
         "names": list(block["strategy"]),
+        "classes": bool(block["worst_class_accuracy"].notna().any()),
         "uneven": bool((block["balanced_accuracy"] - block["final"]).abs().max() > UNEVEN),
         "duels": _duels(list(block.sort_values("order")["strategy"]), duels),
         "arms": block.to_dict("records"),
@@ -121,7 +122,7 @@ def _duels(names: list[str], pairs: pd.DataFrame) -> dict | None:
         "largest": max(1e-9, *(abs(cell["difference"]) for cell in cells.values())),
         "pairs": len(tested),
         "apart": int(apart.sum()),
-        "surely": int((tested["final_p_holm"] < ALPHA).sum()),
+        "significant": int((tested["final_p_holm"] < ALPHA).sum()),
     }
 
 

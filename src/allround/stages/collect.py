@@ -86,7 +86,7 @@ def row(results: Path, study: Mapping, cell: Cell, strategy: str, seen: Seen) ->
     found = {"dataset": cell.dataset, "learner": cell.learner, "start": cell.start, "strategy": strategy}
     found |= {"budget": study["budget"], "seed": cell.seed, "round": cell.round}
     found |= {name: metrics.get(name) for name in MEASURES}
-    if classes := [value for value in metrics.get("per_class_accuracy", ()) if value is not None]:
+    if classes := [value for value in metrics.get("per_class_accuracy") or () if value is not None]:
         found |= {"balanced_accuracy": sum(classes) / len(classes), "worst_class_accuracy": min(classes)}
     for stage in ("train", "embed", "query", "label"):
         found[f"seconds_{stage}"] = total(each.get("seconds") for name, each in costs.items() if name.startswith(stage))
