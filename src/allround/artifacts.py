@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import h5py
 import numpy as np
@@ -279,21 +279,22 @@ def _replacing_h5(path: Path, size: int) -> Iterator[h5py.File]:
     HDF5 keeps some writes that fail to itself, and crashes on others: so its blocks are reserved before it writes.
     """
     with replacing(path) as partial:
-        _reserve(partial, size + SPARE_BYTES)
+        with partial.open("ab") as file:
+            reserve(file, size + SPARE_BYTES)
         with h5py.File(partial, "w", libver=HDF5) as file:  # empties the file, and with it the reservation
-            _reserve(partial, size + SPARE_BYTES)
+            with partial.open("ab") as emptied:
+                reserve(emptied, size + SPARE_BYTES)
             yield file
         os.truncate(partial, partial.stat().st_size)  # gives back what was not needed
 
 
-def _reserve(path: Path, size: int) -> None:
-    """Reserve blocks behind the end of a file, where the system can; OSError: there are not as many."""
-    with path.open("ab") as file:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if hasattr(libc, "fallocate"):
-            failed = libc.fallocate(file.fileno(), KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size))
-            if failed and ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT):
-                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+def reserve(file: IO, size: int) -> None:
+    """Reserve blocks for the first bytes of an open file, where the system can; OSError: there are not as many."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "fallocate"):
+        failed = libc.fallocate(file.fileno(), KEEP_SIZE, ctypes.c_long(0), ctypes.c_long(size))
+        if failed and ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(errno.ENOSPC, "No space left on device", file.name)
 
 
 def _complete(file: h5py.File, **texts: str) -> None:

@@ -19,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from allround import __version__, gpus
-from allround.artifacts import identity_of, read_checkpoint, write_json
+from allround.artifacts import identity_of, read_checkpoint, reserve, write_json
 from allround.errors import AllroundError
 from allround.locks import is_orphan, keep_aside, refuse_to_begin_as_orphan, take_back, wait_for_orphan
 
+LOG_BYTES = 4096  # kept free for the log: what fills the disk must leave room to say that it is full
 ALWAYS_NEW = ("collect", "report")  # quick, and their identity does not cover what their inputs hold
 DISK_FULL = ("errno = 28", "No space left on device")  # h5py raises RuntimeError when the disk fills up on closing
 GPU_FULL = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -48,6 +49,8 @@ def run_stage(
     """
     arguments = vars(_parser(work, (*inputs, *outputs), (*optional, *extra, *given), repeated, numbers).parse_args())
     stage, cost = _stage_name(work), arguments.pop("cost")
+    with suppress(OSError):
+        reserve(sys.stdout, LOG_BYTES)
     try:
         _check_identity(arguments["identity"], stage)
         waited = wait_for_orphan(arguments[outputs[0]])
