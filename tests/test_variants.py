@@ -133,6 +133,7 @@ def test_a_mistake_in_a_variant_is_one_line(variant, message):
     ("variant", "message"),
     [
         ({"per_class": 101}, "asks for 101 examples of class '0', which has 100"),
+        ({"per_class": 1000}, "asks for 1000 examples of class '0', which has 100"),
         ({"per_class": {"cat": 2}}, "unknown class of 'per_class' 'cat'"),
         ({"per_class": 10, "unique": 30, "copies": 2}, "'unique' is 30; allowed: fewer than the 30 training examples"),
     ],

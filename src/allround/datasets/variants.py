@@ -53,18 +53,19 @@ def checked(variant: Any, where: str) -> dict[str, Any]:
 
 def most(variant: Mapping[str, Any], size: int, classes: Sequence[str], where: str) -> int:
     """The most training examples that a variant of a dataset of this size can have. AllroundError: no such class."""
-    return min(size, sum(_counts(variant, classes, where, size).values()))
+    counts = _counts(variant, classes, where)
+    return min(size, sum(counts.values())) if len(counts) == len(classes) else size
 
 
-def _counts(variant: Mapping[str, Any], classes: Sequence[str], where: str, other: int) -> dict[str, int]:
-    """Examples of every class; `other` of those that the variant does not limit."""
+def _counts(variant: Mapping[str, Any], classes: Sequence[str], where: str) -> Mapping[str, int]:
+    """Examples of the classes that the variant limits."""
     counts = variant.get("per_class", {})
     if not isinstance(counts, Mapping):
         return dict.fromkeys(classes, counts)
     for name in counts:
         if name not in classes:
             raise unknown("class of 'per_class'", name, classes, where)
-    return dict.fromkeys(classes, other) | counts
+    return counts
 
 
 def apply(source: Source, variant: Mapping[str, Any]) -> Source:
@@ -85,9 +86,9 @@ def choose(
     keys: n texts that tell the examples apart
     """
     rank, kept = ranks(keys, variant["seed"]), np.ones(len(labels), dtype=bool)
-    for label, (name, count) in enumerate(_counts(variant, classes, where, len(labels)).items()):
-        members = np.flatnonzero(labels == label)
-        if count > len(members) and count < len(labels):
+    for name, count in _counts(variant, classes, where).items():
+        members = np.flatnonzero(labels == list(classes).index(name))
+        if count > len(members):
             raise AllroundError(
                 f"{where}: variant 'per_class' asks for {count} examples of class '{name}', which has {len(members)}."
             )
