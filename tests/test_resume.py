@@ -33,8 +33,9 @@ def metrics(work):
 
 
 def lasting(work):
-    """What two runs have in common; a kill may leave what Snakemake was about to delete."""
-    temporary = ("checkpoint.pt", "outputs.h5")
+    """What two runs have in common; a kill may leave what Snakemake was about to delete, and a second name of a file
+    whose job had begun before Snakemake marked it, and ended after the kill."""
+    temporary = ("checkpoint.pt", "outputs.h5", ".found")
     return {name: whole for name, whole in work.files().items() if not name.endswith(temporary)}
 
 
