@@ -83,7 +83,7 @@ def _section(
     pairs: pd.DataFrame,
 ) -> dict:
     """Everything the report says about one group."""
-    block, mine, efficiencies, duels = (_of(part, group) for part in (table, lines, ratios, pairs))
+    block, mine, efficiencies, mine_paired = (_of(part, group) for part in (table, lines, ratios, pairs))
     paired = bool(block["final_gain_n"].max() > 0)
     block = block.sort_values(
         ["area_gain" if paired else "area", "strategy"], ascending=[False, True], na_position="last"
@@ -101,7 +101,7 @@ def _section(
         "names": list(block["strategy"]),
         "classes": bool(block["worst_class_accuracy"].notna().any()),
         "uneven": bool((block["balanced_accuracy"] - block["final"]).abs().max() > UNEVEN),
-        "duels": _duels(list(block.sort_values("order")["strategy"]), duels),
+        "head_to_head": _head_to_head(list(block.sort_values("order")["strategy"]), mine_paired),
         "arms": block.to_dict("records"),
         "finding": finding(group, block, rows),
         "longest": float(cost.max()) if len(cost) else 0.0,
@@ -109,7 +109,7 @@ def _section(
     }
 
 
-def _duels(names: list[str], pairs: pd.DataFrame) -> dict | None:
+def _head_to_head(names: list[str], pairs: pd.DataFrame) -> dict | None:
     """Strategies against each other at the end, the best first; None where less than two seeds or three strategies."""
     cells = {pair: cell for pair, cell in both_ways(pairs).items() if cell["n"] > 1}
     if len(names) < 3 or not cells:
